@@ -1,0 +1,1 @@
+"""Datasets of (reference image, modification text, target image) triplets."""

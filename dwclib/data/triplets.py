@@ -1,0 +1,132 @@
+"""The one in-memory form of every dataset: images, and rows of (reference, modification text, target)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import numpy as np
+from jaxtyping import Int
+
+from dwclib.errors import DatasetError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Triplets:
+    """A dataset for mixed-modal retrieval. Images are named once and referred to by their position.
+
+    Attributes
+    ----------
+    name : what to call the dataset in a message, e.g. ``"synthfashion/val"``.
+    image_ids : one name per image; also its path below the image folder, without the ending.
+    identities : (images,) which item each image shows: two photos of one garment share a number.
+    references, targets : (queries,) positions of the reference and the target image of each query.
+    captions : for each query what its annotators wrote, one string each.
+    gallery : (gallery,) positions of the images that are searched.
+
+    Raises
+    ------
+    DatasetError
+        For a doubled or unsafe image id, an empty or non-string caption, a position without an image, or
+        a target outside the gallery; the message names the record and the remedy.
+    """
+
+    name: str
+    image_ids: tuple[str, ...]
+    identities: Int[np.ndarray, " images"]
+    references: Int[np.ndarray, " queries"]
+    targets: Int[np.ndarray, " queries"]
+    captions: tuple[tuple[str, ...], ...]
+    gallery: Int[np.ndarray, " gallery"]
+
+    def __post_init__(self) -> None:
+        check_image_ids(self.image_ids, self.name)
+        self._check_lengths()
+        for query, captions in enumerate(self.captions):
+            check_captions(captions, f"{self.name}, query {query}")
+        self._check_positions("reference", self.references)
+        self._check_positions("target", self.targets)
+        self._check_positions("gallery image", self.gallery)
+        self._check_gallery()
+
+    def __len__(self) -> int:
+        """Return the number of queries."""
+        return len(self.targets)
+
+    def texts(self, *, joiner: str = " and ") -> list[str]:
+        """Return one modification text per query: its annotators' captions, joined."""
+        return [joiner.join(captions) for captions in self.captions]
+
+    def gallery_position(self, images: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+        """Return where in the gallery each image stands, -1 for an image that is not in it."""
+        place = np.full(len(self.image_ids), -1)
+        place[self.gallery] = np.arange(len(self.gallery))
+        return place[images]
+
+    def _check_lengths(self) -> None:
+        if len(self.identities) != len(self.image_ids):
+            raise DatasetError(
+                f"{len(self.image_ids)} images but {len(self.identities)} identities",
+                where=self.name,
+                remedy="Give one identity per image.",
+            )
+        counts = len(self.references), len(self.targets), len(self.captions)
+        if len(set(counts)) > 1:
+            raise DatasetError(
+                f"{counts[0]} references, {counts[1]} targets and {counts[2]} caption lists",
+                where=self.name,
+                remedy="Give one of each per query.",
+            )
+
+    def _check_positions(self, role: str, positions: Int[np.ndarray, " n"]) -> None:
+        outside = np.flatnonzero((positions < 0) | (positions >= len(self.image_ids)))
+        if len(outside):
+            raise DatasetError(
+                f"the {role} is image {positions[outside[0]]}, but there are {len(self.image_ids)} images",
+                where=f"{self.name}, record {outside[0]}",
+                remedy="Add the image or drop the record.",
+            )
+
+    def _check_gallery(self) -> None:
+        missing = np.flatnonzero(self.gallery_position(self.targets) < 0)
+        if len(missing):
+            image = self.image_ids[self.targets[missing[0]]]
+            raise DatasetError(
+                f"the target {image!r} is not in the gallery, so no search can find it",
+                where=f"{self.name}, query {missing[0]}",
+                remedy="Add the image to the gallery or drop the query.",
+            )
+
+
+def check_captions(captions: Sequence[object], where: str) -> None:
+    """Raise DatasetError unless every caption is a string with something in it."""
+    if not captions:
+        raise DatasetError("there is no caption", where=where, remedy="Give at least one string.")
+    for caption in captions:
+        if not isinstance(caption, str) or not caption.strip():
+            raise DatasetError(
+                f"the caption {caption!r} is not a text",
+                where=where,
+                remedy="Write what should change, or drop the query.",
+            )
+
+
+def check_image_ids(image_ids: Sequence[str], where: str) -> None:
+    """Raise DatasetError for an image id that occurs twice or that would leave its folder."""
+    seen: set[str] = set()
+    for record, image_id in enumerate(image_ids):
+        path = PurePosixPath(image_id.replace("\\", "/"))
+        if not image_id or path.is_absolute() or ".." in path.parts or ":" in image_id:
+            raise DatasetError(
+                f"the image id {image_id!r} leaves the image folder",
+                where=f"{where}, image {record}",
+                remedy="Use a plain name, or a path below the folder without '..'.",
+            )
+        if image_id in seen:
+            raise DatasetError(
+                f"the image id {image_id!r} occurs twice",
+                where=f"{where}, image {record}",
+                remedy="List each image once.",
+            )
+        seen.add(image_id)

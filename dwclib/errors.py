@@ -1,0 +1,36 @@
+"""One family of errors: what is wrong, where, and what to do about it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class DwcError(ValueError):
+    """Bad input, told in one sentence.
+
+    Parameters
+    ----------
+    problem : what is wrong, e.g. ``"the caption is empty"``.
+    where : the file and record it was found in, e.g. ``"captions/cap.dress.train.json, record 7"``.
+    remedy : what the reader can do about it.
+    """
+
+    def __init__(self, problem: str, *, where: str | Path, remedy: str) -> None:
+        self.problem, self.where, self.remedy = problem, str(where), remedy
+        super().__init__(f"{where}: {problem}. {remedy}")
+
+
+class DatasetError(DwcError):
+    """An image, a caption, a triplet or a gallery that cannot be used."""
+
+
+class FeatureError(DwcError):
+    """Features that cannot be ranked or trained on: NaN, wrong shape, wrong count."""
+
+
+class WeightsError(DwcError):
+    """Model weights that are missing, damaged, or of another model."""
+
+
+class ConfigError(DwcError):
+    """An unknown profile, parameter or setting, or one of the wrong type."""

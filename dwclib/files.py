@@ -1,0 +1,62 @@
+"""Files that are never half-written, and names that change when their content would."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def cache_folder(*parts: str) -> Path:
+    """Folder for files that code can make again: ``$DWC_CACHE``, or ``.cache/`` beside the notebooks.
+
+    Parameters
+    ----------
+    *parts : names of folders below it; they are created.
+    """
+    folder = Path(os.environ.get("DWC_CACHE") or ROOT / ".cache").joinpath(*parts)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path` that takes its place only when the block ends without an error.
+
+    Works for a file and for a folder: whatever the block creates under the temporary name is moved in one
+    rename, so that a reader sees all of it or nothing. What an interrupted block left behind is removed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    workspace = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        yield workspace / path.name
+        if path.is_dir():
+            shutil.rmtree(path)
+        os.replace(workspace / path.name, path)
+    finally:
+        shutil.rmtree(workspace, ignore_errors=True)
+
+
+def fingerprint(*parts: Any) -> str:
+    """Return 16 hexadecimal digits that change whenever one of the parts does.
+
+    Parameters
+    ----------
+    *parts : bytes, paths (their content counts) or anything that JSON can write.
+    """
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, Path):
+            part = part.read_bytes()
+        if not isinstance(part, bytes):
+            part = json.dumps(part, sort_keys=True).encode()
+        digest.update(len(part).to_bytes(8, "big") + part)
+    return digest.hexdigest()[:16]

@@ -1,0 +1,56 @@
+import pytest
+
+from dwclib.errors import DwcError
+from dwclib.files import atomic, cache_folder, fingerprint
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "deep" / "file.txt"
+    with pytest.raises(RuntimeError), atomic(path) as target:
+        target.write_text("half")
+        raise RuntimeError
+    assert list(path.parent.iterdir()) == []
+    with atomic(path) as target:
+        target.write_text("whole")
+        assert not path.exists()
+    assert path.read_text() == "whole"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_failed_rewrite_leaves_the_old_content(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), atomic(path) as target:
+        target.write_text("new")
+        raise RuntimeError
+    assert path.read_text() == "old"
+
+
+def test_a_folder_is_replaced_in_one_step(tmp_path):
+    path = tmp_path / "folder"
+    for content in ("one", "two"):
+        with atomic(path) as target:
+            target.mkdir()
+            (target / content).touch()
+    assert [child.name for child in path.iterdir()] == ["two"]
+
+
+def test_a_fingerprint_depends_on_every_part_and_on_where_it_ends(tmp_path):
+    (tmp_path / "a").write_bytes(b"x")
+    prints = [
+        fingerprint(b"ab", b"c"), fingerprint(b"a", b"bc"), fingerprint(b"ab"), fingerprint({"a": 1}),
+        fingerprint({"a": 2}), fingerprint(tmp_path / "a"), fingerprint(str(tmp_path / "a")),
+    ]  # fmt: skip
+    assert len(set(prints)) == len(prints)
+    assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
+
+
+def test_the_cache_can_be_moved(tmp_path, monkeypatch):
+    monkeypatch.setenv("DWC_CACHE", str(tmp_path))
+    assert cache_folder("x", "y") == tmp_path / "x" / "y"
+    assert (tmp_path / "x" / "y").is_dir()
+
+
+def test_an_error_says_what_where_and_what_to_do():
+    error = DwcError("it is empty", where="a.json, record 3", remedy="Fill it.")
+    assert str(error) == "a.json, record 3: it is empty. Fill it."
