@@ -1,0 +1,428 @@
+"""SynthFashion: a fashion world drawn by code, in which the truth about every query is known.
+
+Garments come in families: each member is an earlier member with a few attributes changed, so that a gallery
+is full of near misses. A query takes two members of a family; two annotators say how the target differs from
+the reference. `Dials` set how much they say, how well the reference can be seen, and how often the text is
+wrong: each claim of the DWC paper is a claim about one of these dials.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
+from numbers import Integral
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
+
+from dwclib.data import captions as language
+from dwclib.data import garments
+from dwclib.data.captions import Claim
+from dwclib.data.garments import ATTRIBUTES, Garment, Scene
+from dwclib.data.images import image_store
+from dwclib.data.triplets import Triplets
+from dwclib.errors import ConfigError
+from dwclib.files import atomic, cache_folder, fingerprint
+
+# Each split is a world of its own: no garment is shared on purpose, no random number is.
+SPLITS = {"train": 0, "val": 1, "pretrain": 2}
+IMAGES: Mapping[str, int] = {"train": 8_000, "val": 2_000, "pretrain": 24_000}
+QUERIES: Mapping[str, int] = {"train": 12_000, "val": 2_000, "pretrain": 0}
+FAMILY = 8
+NAMES = tuple(ATTRIBUTES)
+VALUES = max(len(values) for values in ATTRIBUTES.values())
+NOISE_KINDS = ("vague", "wrong attribute", "mismatched target")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dials:
+    """What can be turned in the world.
+
+    Attributes
+    ----------
+    changes : the fewest and the most attributes in which a target differs from its reference.
+    text_detail : lowest and highest share of these differences that the text names; drawn per query.
+        (0, 0) is "looks nicer" throughout, (1, 1) names every difference.
+    occlusion, blur : share of the photos in which something hides a part of the garment, or that are blurred.
+    noise : share of the queries whose annotation is wrong, and
+    noise_kind : how: one of `NOISE_KINDS`.
+    duplicates : share of the photos that show the same garment as another one.
+    """
+
+    changes: tuple[int, int] = (1, 6)
+    text_detail: tuple[float, float] = (0.0, 1.0)
+    occlusion: float = 0.1
+    blur: float = 0.1
+    noise: float = 0.0
+    noise_kind: str = "vague"
+    duplicates: float = 0.05
+
+    def __post_init__(self) -> None:
+        shares = {f.name: getattr(self, f.name) for f in fields(self) if f.type == "float"}
+        for name, value in {**shares, "text_detail": self.text_detail}.items():
+            if not all(0 <= share <= 1 for share in np.atleast_1d(value)):
+                raise ConfigError(f"{value!r} is not a share", where=f"dial {name}", remedy="Use 0 to 1.")
+        fewest, most = self.changes
+        if not 1 <= fewest <= most < len(NAMES):
+            raise ConfigError(
+                f"{self.changes!r} is not a range of changes",
+                where="dial changes",
+                remedy=f"Use (fewest, most) with 1 <= fewest <= most < {len(NAMES)}.",
+            )
+        if self.noise_kind not in NOISE_KINDS:
+            raise ConfigError(
+                f"{self.noise_kind!r} is no kind of noise",
+                where="dial noise_kind",
+                remedy=f"Use one of {', '.join(NOISE_KINDS)}.",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynthFashion(Triplets):
+    """Triplets whose truth is known.
+
+    Attributes
+    ----------
+    pictures : (images, size, size, 3) uint8, read from disk as needed.
+    codes : (images, attributes) the value of each attribute of the garment, as a position in `ATTRIBUTES`.
+    scenes : how each photo was taken.
+    intended : (queries,) the targets that the annotators had before their eyes; differs from `targets` only
+        where the noise mismatched them.
+    noisy : (queries,) whose annotation is wrong.
+    beside_reference : (queries, attributes, values) what the annotators meant: the values that stay possible
+        for a reader who sees the reference too.
+    alone : likewise, what the text, as it was written down, leaves possible for a reader of the text only.
+    """
+
+    pictures: UInt8[np.ndarray, "images size size 3"]
+    codes: Int[np.ndarray, "images attributes"]
+    scenes: tuple[Scene, ...] = field(repr=False)
+    intended: Int[np.ndarray, " queries"]
+    noisy: Bool[np.ndarray, " queries"]
+    beside_reference: Bool[np.ndarray, "queries attributes values"]
+    alone: Bool[np.ndarray, "queries attributes values"]
+
+    def garment(self, image: int) -> Garment:
+        """Return what an image shows."""
+        return Garment.from_codes(self.codes[image])
+
+    def relevant(self) -> Bool[np.ndarray, "queries gallery"]:
+        """Return for each query and gallery image whether a fair judge would accept it.
+
+        Accepted is an image that satisfies the text as the target does and that keeps at least as many of the
+        attributes of which the text does not speak as the target does. The target is always accepted.
+        """
+        gallery = self.codes[self.gallery]
+        found = np.empty((len(self), len(gallery)), dtype=bool)
+        for query, (reference, target) in enumerate(zip(self.references, self.intended, strict=True)):
+            unspoken = self.beside_reference[query].all(-1)
+            kept = ((gallery == self.codes[reference]) & unspoken).sum(-1)
+            enough = ((self.codes[target] == self.codes[reference]) & unspoken).sum()
+            found[query] = _satisfied(self.beside_reference[query], gallery) & (kept >= enough)
+        return found
+
+    def text_share(self) -> Float[np.ndarray, " queries"]:
+        r"""Return which share of the answer the text alone gives, between 0 and 1.
+
+        To find the relevant images among N takes log(N / #relevant) nats; the text alone leaves those that
+        satisfy it, which is worth log(N / #satisfying). The share is the ratio of the two.
+        """
+        gallery = self.codes[self.gallery]
+        satisfying = np.array([_satisfied(allowed, gallery).sum() for allowed in self.alone])
+        needed = np.log(len(gallery) / self.relevant().sum(-1))
+        given = np.log(len(gallery) / np.maximum(satisfying, 1))
+        return np.clip(given / np.maximum(needed, 1e-12), 0.0, 1.0)
+
+
+def synthfashion(
+    split: str,
+    *,
+    images: int | None = None,
+    queries: int | None = None,
+    seed: int = 0,
+    dials: Dials = Dials(),
+    size: int = 64,
+    workers: int = -1,
+) -> SynthFashion:
+    """Make a split of SynthFashion; its pictures are drawn once and then read from the cache.
+
+    Parameters
+    ----------
+    split : "train" or "val" ("pretrain" has images only and serves the CLIP of this book).
+    images, queries : how many of each; `IMAGES` and `QUERIES` by default.
+    seed : same seed, same bytes.
+    dials : what the world is like.
+    size : width and height of the pictures in pixels.
+    workers : processes that draw, -1 for one per core.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown split, a seed that is no natural number, or more queries than the images allow.
+    """
+    if split not in SPLITS:
+        raise ConfigError(
+            f"there is no split {split!r}", where="synthfashion", remedy=f"Use one of {', '.join(SPLITS)}."
+        )
+    if not isinstance(seed, Integral) or isinstance(seed, bool) or seed < 0:
+        raise ConfigError(
+            f"the seed {seed!r} is not an integer", where="synthfashion", remedy="Use 0, 1, 2, ..."
+        )
+    images = IMAGES[split] if images is None else images
+    queries = QUERIES[split] if queries is None else queries
+    rng = np.random.default_rng([seed, SPLITS[split]])
+    codes = _grow_families(images, dials, rng)
+    scenes = tuple(
+        garments.random_scene(rng, occlusion_rate=dials.occlusion, blur_rate=dials.blur)
+        for _ in range(images)
+    )
+    pairs = _pick_pairs(codes, queries, dials, rng)
+    return SynthFashion(
+        name=f"synthfashion/{split}",
+        image_ids=tuple(f"{split}-{index:05d}" for index in range(images)),
+        identities=np.unique(codes, axis=0, return_inverse=True)[1].reshape(-1),
+        gallery=np.arange(images),
+        pictures=_draw(codes, scenes, size, workers),
+        codes=codes,
+        scenes=scenes,
+        **_annotate(codes, pairs, dials, rng),
+    )
+
+
+def degraded(
+    dataset: SynthFashion, images: Int[np.ndarray, " n"], *, size: int = 64, **nuisance: float
+) -> UInt8[np.ndarray, "n size size 3"]:
+    """Draw the same garments in the same scenes once more, with one nuisance set by hand.
+
+    Parameters
+    ----------
+    dataset, images : which photos.
+    size : pixels.
+    **nuisance : fields of `Scene`, e.g. ``occlusion=0.5`` or ``blur=0.02``.
+    """
+    return np.stack(
+        [garments.render(dataset.garment(i), size, replace(dataset.scenes[i], **nuisance)) for i in images]
+    )
+
+
+def write_fashioniq(
+    out: Path,
+    *,
+    seed: int = 0,
+    train: int = IMAGES["train"],
+    val: int = IMAGES["val"],
+    dials: Dials = Dials(),
+) -> None:
+    """Write SynthFashion as PNG and JSON in FashionIQ's layout, for other people's code.
+
+    Parameters
+    ----------
+    out : folder to make; must not exist.
+    seed, dials : as in `synthfashion`.
+    train, val : number of images of each split; there are 1.5 and 1 queries per image.
+    """
+    if out.exists():
+        raise ConfigError("the folder is there already", where=out, remedy="Name a new one or remove it.")
+    with atomic(out) as folder:
+        for split, images, queries in (("train", train, train * 3 // 2), ("val", val, val)):
+            dataset = synthfashion(split, images=images, queries=queries, seed=seed, dials=dials)
+            _write_pictures(folder / "images", dataset)
+            for category in ATTRIBUTES["category"]:
+                _write_annotations(folder, dataset, split, category)
+
+
+def _grow_families(
+    images: int, dials: Dials, rng: np.random.Generator
+) -> Int[np.ndarray, "images attributes"]:
+    codes = np.empty((images, len(NAMES)), dtype=np.int64)
+    for index in range(images):
+        first = index - index % FAMILY
+        if index == first:
+            codes[index] = garments.random_garment(rng).codes
+            continue
+        codes[index] = codes[rng.integers(first, index)]
+        if rng.random() >= dials.duplicates:
+            codes[index] = _mutate(codes[index], rng.integers(dials.changes[0], dials.changes[1] + 1), rng)
+    return codes
+
+
+def _mutate(
+    codes: Int[np.ndarray, " attributes"], changes: int, rng: np.random.Generator
+) -> Int[np.ndarray, " attributes"]:
+    """Change so many attributes; never the category, never so that accent and colour are the same."""
+    new = codes.copy()
+    for attribute in 1 + rng.permutation(len(NAMES) - 1)[:changes]:
+        name = NAMES[attribute]
+        taken = {codes[attribute]}
+        if name in ("colour", "accent"):
+            taken.add(new[NAMES.index("accent" if name == "colour" else "colour")])
+        free = [value for value in range(len(ATTRIBUTES[name])) if value not in taken]
+        new[attribute] = free[rng.integers(len(free))]
+    return new
+
+
+def _pick_pairs(
+    codes: Int[np.ndarray, "images attributes"], queries: int, dials: Dials, rng: np.random.Generator
+) -> Int[np.ndarray, "queries 2"]:
+    member = np.arange(len(codes))
+    partners = (member[:, None] // FAMILY) * FAMILY + np.arange(FAMILY)  # (images, FAMILY)
+    pairs = np.stack([np.repeat(member, FAMILY), partners.reshape(-1)], axis=1)
+    pairs = pairs[pairs[:, 1] < len(codes)]
+    changes = (codes[pairs[:, 0]] != codes[pairs[:, 1]]).sum(-1)
+    pairs = pairs[(changes >= dials.changes[0]) & (changes <= dials.changes[1])]
+    if queries > len(pairs):
+        raise ConfigError(
+            f"{len(codes)} images give {len(pairs)} pairs, not {queries}",
+            where="synthfashion",
+            remedy="Ask for fewer queries, more images, or a wider range of changes.",
+        )
+    return pairs[rng.permutation(len(pairs))[:queries]]
+
+
+def _annotate(
+    codes: Int[np.ndarray, "images attributes"],
+    pairs: Int[np.ndarray, "queries 2"],
+    dials: Dials,
+    rng: np.random.Generator,
+) -> dict[str, Any]:
+    """Let two annotators describe each pair, then spoil as many annotations as the dial says."""
+    written, meant, said, targets = [], [], [], pairs[:, 1].copy()
+    noisy = rng.random(len(pairs)) < dials.noise
+    for query, (reference, target) in enumerate(pairs):
+        spoken = _mention(codes[reference], codes[target], rng.uniform(*dials.text_detail), rng)
+        captions, claims = _describe(codes[reference], codes[target], spoken, rng)
+        meant.append(_allowed(claims))
+        if noisy[query] and dials.noise_kind == "vague":
+            captions, claims = _describe(codes[reference], codes[target], [], rng)
+        elif noisy[query] and dials.noise_kind == "wrong attribute":
+            wrong, mistake = _mistake(codes[reference], codes[target], spoken, rng)
+            captions, claims = _describe(codes[reference], wrong, [*(set(spoken) - {mistake}), mistake], rng)
+        elif noisy[query]:
+            targets[query] = rng.integers(len(codes))
+        written.append(captions)
+        said.append(_allowed(claims, alone=True))
+    shape = (len(pairs), len(NAMES), VALUES)
+    return {
+        "references": pairs[:, 0],
+        "targets": targets,
+        "intended": pairs[:, 1],
+        "noisy": noisy,
+        "captions": tuple(written),
+        "beside_reference": np.array(meant, dtype=bool).reshape(shape),
+        "alone": np.array(said, dtype=bool).reshape(shape),
+    }
+
+
+def _mention(
+    reference: Int[np.ndarray, " attributes"],
+    target: Int[np.ndarray, " attributes"],
+    detail: float,
+    rng: np.random.Generator,
+) -> list[int]:
+    """Draw the differences that the annotators name: each with probability `detail`."""
+    return [int(a) for a in rng.permutation(np.flatnonzero(reference != target)) if rng.random() < detail]
+
+
+def _describe(
+    reference: Int[np.ndarray, " attributes"],
+    target: Int[np.ndarray, " attributes"],
+    spoken: list[int],
+    rng: np.random.Generator,
+) -> tuple[tuple[str, str], list[Claim]]:
+    """Return two captions that together name these differences: each by the one, the other, or both."""
+    claims: list[Claim] = []
+    phrases: tuple[list[str], list[str]] = [], []
+    for attribute in spoken:
+        name = NAMES[attribute]
+        old, new = ATTRIBUTES[name][reference[attribute]], ATTRIBUTES[name][target[attribute]]
+        for annotator in ((0,), (1,), (0, 1))[rng.integers(3)]:
+            text, claim = language.phrase(name, old, new, rng)
+            phrases[annotator].append(text)
+            claims.append(claim)
+    nouns = language.NOUNS[ATTRIBUTES["category"][target[0]]]
+    first, second = (language.relative_caption(said, language.choose(nouns, rng), rng) for said in phrases)
+    return (first, second), claims
+
+
+def _mistake(
+    reference: Int[np.ndarray, " attributes"],
+    target: Int[np.ndarray, " attributes"],
+    spoken: list[int],
+    rng: np.random.Generator,
+) -> tuple[Int[np.ndarray, " attributes"], int]:
+    """Return the target as misremembered in one attribute that has a third value, and that attribute."""
+    roomy = [a for a in range(1, len(NAMES)) if len(ATTRIBUTES[NAMES[a]]) > 2]
+    candidates = [a for a in spoken if a in roomy] or roomy
+    attribute = candidates[rng.integers(len(candidates))]
+    right = {target[attribute], reference[attribute]}
+    others = [value for value in range(len(ATTRIBUTES[NAMES[attribute]])) if value not in right]
+    wrong = target.copy()
+    wrong[attribute] = others[rng.integers(len(others))]
+    return wrong, attribute
+
+
+def _allowed(claims: list[Claim], *, alone: bool = False) -> Bool[np.ndarray, "attributes values"]:
+    """Return the table of the values that all claims together leave possible."""
+    allowed = np.ones((len(NAMES), VALUES), dtype=bool)
+    for claim in claims:
+        row = NAMES.index(claim.attribute)
+        left = claim.alone if alone else claim.beside_reference
+        for position, value in enumerate(ATTRIBUTES[claim.attribute]):
+            allowed[row, position] &= value in left
+    return allowed
+
+
+def _satisfied(
+    allowed: Bool[np.ndarray, "attributes values"], codes: Int[np.ndarray, "images attributes"]
+) -> Bool[np.ndarray, " images"]:
+    return allowed[np.arange(len(NAMES)), codes].all(-1)
+
+
+def _draw(
+    codes: Int[np.ndarray, "images attributes"], scenes: tuple[Scene, ...], size: int, workers: int
+) -> UInt8[np.ndarray, "images size size 3"]:
+    source = Path(garments.__file__)
+    key = fingerprint(source, codes.tobytes(), [asdict(scene) for scene in scenes], size)
+    path = cache_folder("synthfashion") / f"{key}.npy"
+    return image_store(path, partial(_draw_one, codes, scenes, size), len(codes), workers=workers)
+
+
+def _draw_one(
+    codes: Int[np.ndarray, "images attributes"], scenes: tuple[Scene, ...], size: int, index: int
+) -> UInt8[np.ndarray, "size size 3"]:
+    return garments.render(Garment.from_codes(codes[index]), size, scenes[index])
+
+
+def _write_pictures(folder: Path, dataset: SynthFashion) -> None:
+    from PIL import Image
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for image_id, picture in zip(dataset.image_ids, dataset.pictures, strict=True):
+        Image.fromarray(picture).save(folder / f"{image_id}.png")
+
+
+def _write_annotations(folder: Path, dataset: SynthFashion, split: str, category: str) -> None:
+    code = ATTRIBUTES["category"].index(category)
+    ids = [name for name, row in zip(dataset.image_ids, dataset.codes, strict=True) if row[0] == code]
+    rows = [
+        {
+            "target": dataset.image_ids[target],
+            "candidate": dataset.image_ids[reference],
+            "captions": list(texts),
+        }
+        for reference, target, texts in zip(
+            dataset.references, dataset.targets, dataset.captions, strict=True
+        )
+        if dataset.codes[reference, 0] == code
+    ]
+    _write_json(folder / "image_splits" / f"split.{category}.{split}.json", ids)
+    _write_json(folder / "captions" / f"cap.{category}.{split}.json", rows)
+
+
+def _write_json(path: Path, content: list) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

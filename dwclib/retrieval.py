@@ -1,0 +1,242 @@
+"""Retrieval: score, rank, and count how often a right image is near the top (notebook 01).
+
+Positions are places in the gallery, from 0. Equal scores are ranked by position, so every ranking is the one
+that a full stable sort gives. Lengths written with an underscore are not left to the type checker of the
+tests: they are checked here, by an error that says what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from dwclib.errors import DatasetError, FeatureError
+
+
+def scores(
+    queries: Float[Tensor, "queries dim"],
+    gallery: Float[Tensor, "gallery _dim"],
+) -> Float[Tensor, "queries gallery"]:
+    """Score every gallery image for every query, ``q_i . y_j``: the cosine, where rows have length one.
+
+    Parameters
+    ----------
+    queries : (queries, dim).
+    gallery : (gallery, dim), on the same device.
+
+    Raises
+    ------
+    FeatureError
+        When the widths differ, or a feature is NaN or infinite.
+    """
+    _check_features(queries, gallery)
+    return queries @ gallery.T  # (Q, D), (G, D) -> (Q, G)
+
+
+def rank(
+    queries: Float[Tensor, "queries dim"],
+    gallery: Float[Tensor, "gallery _dim"],
+    *,
+    k: int,
+    exclude: Int[Tensor, " _queries"] | None = None,
+    block: int = 1024,
+) -> Int[Tensor, "queries {k}"]:
+    """Return the positions of each query's `k` best gallery images, best first.
+
+    Parameters
+    ----------
+    queries : (queries, dim).
+    gallery : (gallery, dim), on the same device.
+    k : how many to return.
+    exclude : (queries,), a position that is never returned, the reference image's; -1 for none.
+    block : queries scored at a time; memory grows with block x gallery, not with queries x gallery.
+
+    Raises
+    ------
+    FeatureError
+        When widths or counts differ, a feature is NaN or infinite, or fewer than `k` images can be returned.
+    DatasetError
+        When an excluded position is outside the gallery.
+    """
+    exclude = _check_exclude(exclude, queries, gallery)
+    _check_features(queries, gallery)
+    _check_k(k, len(gallery) - int((exclude >= 0).any()))
+    return torch.cat([_top_k(s, k) for s in _score_blocks(queries, gallery, exclude, block)])
+
+
+def target_ranks(
+    queries: Float[Tensor, "queries dim"],
+    gallery: Float[Tensor, "gallery _dim"],
+    targets: Int[Tensor, " _queries"],
+    *,
+    exclude: Int[Tensor, " _queries"] | None = None,
+    block: int = 1024,
+) -> Int[Tensor, " queries"]:
+    """Return the rank of each query's target in the whole gallery, 1 for the best.
+
+    Parameters
+    ----------
+    queries : (queries, dim).
+    gallery : (gallery, dim), on the same device.
+    targets : (queries,), the target's position.
+    exclude : (queries,), a position that is not ranked, the reference image's; -1 for none.
+    block : queries scored at a time.
+
+    Raises
+    ------
+    FeatureError
+        When the widths or counts differ, or a feature is NaN or infinite.
+    DatasetError
+        When a target or an excluded position is outside the gallery, or a target is itself excluded.
+    """
+    exclude = _check_exclude(exclude, queries, gallery)
+    targets = _check_targets(targets, exclude, queries, gallery)
+    _check_features(queries, gallery)
+    blocks = zip(_score_blocks(queries, gallery, exclude, block), targets.split(block), strict=True)
+    return torch.cat([_ranks_of(s, t) for s, t in blocks])
+
+
+def hits(
+    ranking: Int[Tensor, "queries k"],
+    relevant: Int[Tensor, " _queries"] | Bool[Tensor, "_queries gallery"],
+) -> Bool[Tensor, "queries k"]:
+    """Mark the right answers in a ranking.
+
+    Parameters
+    ----------
+    ranking : (queries, k), from `rank`; or the identities at those positions, ``gallery_labels[ranking]``.
+    relevant : (queries,), the one right position (or identity) of each query; or a mask (queries, gallery)
+        of all that are right.
+
+    Raises
+    ------
+    FeatureError
+        When the counts of queries differ.
+    DatasetError
+        When a right position is negative: that target is not in the gallery.
+    """
+    _check_count("right answers", relevant, ranking)
+    relevant = relevant.to(ranking.device)
+    if relevant.dtype == torch.bool:
+        return relevant.gather(1, ranking)  # (Q, G) -> (Q, k)
+    if (row := _first(relevant < 0)) is not None:
+        raise _outside("target", row, relevant)
+    return ranking == relevant[:, None]  # (Q, k), (Q, 1) -> (Q, k)
+
+
+def recall_at_k(
+    ranking: Int[Tensor, "queries k"],
+    relevant: Int[Tensor, " _queries"] | Bool[Tensor, "_queries gallery"],
+    *,
+    ks: Sequence[int] = (1, 5, 10, 50),
+) -> dict[int, float]:
+    """Return Recall@K for each K in `ks`: per cent of queries with a right answer among their first K.
+
+    Parameters
+    ----------
+    ranking, relevant : as `hits` takes them.
+    ks : the K to report, none longer than the ranking.
+
+    Raises
+    ------
+    FeatureError
+        When a K is below one or longer than the ranking, or the counts of queries differ.
+    DatasetError
+        When there is no query, or a target is not in the gallery.
+    """
+    if len(ranking) == 0:
+        raise DatasetError("there is no query", where="ranking", remedy="Give at least one triplet.")
+    for k in ks:
+        _check_k(k, ranking.shape[1])
+    found = hits(ranking, relevant)
+    return {k: 100 * int(found[:, :k].any(dim=1).sum()) / len(found) for k in ks}
+
+
+def _score_blocks(queries: Tensor, gallery: Tensor, exclude: Tensor, block: int) -> Iterator[Tensor]:
+    """Yield the scores of `block` queries at a time, (block, gallery), with -inf at the excluded position."""
+    for rows, excluded in zip(queries.detach().split(block), exclude.split(block), strict=True):
+        block_scores = rows @ gallery.detach().T  # (b, D), (G, D) -> (b, G)
+        some = torch.nonzero(excluded >= 0).squeeze(1)
+        block_scores[some, excluded[some]] = -torch.inf
+        yield block_scores
+
+
+def _top_k(block_scores: Tensor, k: int) -> Tensor:
+    """Return the first k of a stable descending sort, (b, gallery) -> (b, k); rows without ties are cheap."""
+    best = block_scores.topk(k)  # (b, G) -> (b, k)
+    positions = best.indices.sort(dim=1).values
+    tied = (block_scores >= best.values[:, -1:]).sum(dim=1) > k  # topk had to choose among equals
+    positions[tied] = block_scores[tied].sort(dim=1, descending=True, stable=True).indices[:, :k]
+    order = block_scores.gather(1, positions).sort(dim=1, descending=True, stable=True).indices
+    return positions.gather(1, order)
+
+
+def _ranks_of(block_scores: Tensor, targets: Tensor) -> Tensor:
+    """Return 1 + how many images come before the target: (b, gallery), (b,) -> (b,)."""
+    target_scores = block_scores.gather(1, targets[:, None])  # (b, G) -> (b, 1)
+    earlier = torch.arange(block_scores.shape[1], device=targets.device) < targets[:, None]  # (b, G)
+    before = (block_scores > target_scores) | ((block_scores == target_scores) & earlier)
+    return 1 + before.sum(dim=1)  # (b, G) -> (b,)
+
+
+def _check_features(queries: Tensor, gallery: Tensor) -> None:
+    """Raise FeatureError unless both have one width and only finite numbers."""
+    if queries.shape[1] != gallery.shape[1]:
+        widths = f"queries have {queries.shape[1]} features and gallery images {gallery.shape[1]}"
+        raise FeatureError(widths, where="queries and gallery", remedy="Embed both with the same model.")
+    for name, features in (("queries", queries), ("gallery", gallery)):
+        if (row := _first(~features.isfinite().all(dim=1))) is not None:
+            remedy = "Look for a corrupt image or a diverged training run, and make the features again."
+            raise FeatureError("a feature is NaN or infinite", where=f"{name}, row {row}", remedy=remedy)
+
+
+def _check_k(k: int, available: int) -> None:
+    """Raise FeatureError unless 1 <= k <= available."""
+    if not 1 <= k <= available:
+        problem = f"{k} images are asked for and {available} can be ranked"
+        raise FeatureError(problem, where="ranking", remedy=f"Choose K from 1 to {available}.")
+
+
+def _check_count(name: str, rows: Tensor, queries: Tensor) -> None:
+    """Raise FeatureError unless there is one row for each query."""
+    if len(rows) != len(queries):
+        problem = f"there are {len(rows)} {name} for {len(queries)} queries"
+        raise FeatureError(problem, where=name, remedy="Give one for each query, in the same order.")
+
+
+def _check_exclude(exclude: Tensor | None, queries: Tensor, gallery: Tensor) -> Tensor:
+    """Return the excluded positions, -1 for none, on the gallery's device; raise where one is outside it."""
+    if exclude is None:
+        return torch.full((len(queries),), -1, device=gallery.device)
+    _check_count("excluded positions", exclude, queries)
+    if (row := _first((exclude < -1) | (exclude >= len(gallery)))) is not None:
+        raise _outside("excluded reference image", row, exclude)
+    return exclude.to(gallery.device, torch.int64)
+
+
+def _check_targets(targets: Tensor, exclude: Tensor, queries: Tensor, gallery: Tensor) -> Tensor:
+    """Return the target positions on the gallery's device; raise where one is outside it, or excluded."""
+    _check_count("targets", targets, queries)
+    targets = targets.to(gallery.device, torch.int64)
+    if (row := _first((targets < 0) | (targets >= len(gallery)))) is not None:
+        raise _outside("target", row, targets)
+    if (row := _first(targets == exclude)) is not None:
+        remedy = "Drop the triplet: it asks for the image it starts from."
+        raise DatasetError("the target is the excluded reference", where=f"query {row}", remedy=remedy)
+    return targets
+
+
+def _outside(name: str, row: int, positions: Tensor) -> DatasetError:
+    """Build the error for a position that is not a place in the gallery."""
+    problem = f"the {name}'s position {int(positions[row])} is outside the gallery"
+    return DatasetError(
+        problem, where=f"query {row}", remedy="Add the image to the gallery, or drop the query."
+    )
+
+
+def _first(wrong: Tensor) -> int | None:
+    """Return the index of the first true element of a vector, or None."""
+    return int(wrong.nonzero()[0]) if bool(wrong.any()) else None

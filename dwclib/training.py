@@ -1,0 +1,179 @@
+"""Training of one composer on cached features, and its evaluation (notebook 03 on).
+
+Frozen features make an epoch cheap: CLIP is never run here, only the layers on top of it.
+"""
+
+from __future__ import annotations
+
+import random
+from numbers import Integral
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm import tqdm
+
+from dwclib.data.triplets import Triplets
+from dwclib.encoders import Features
+from dwclib.errors import ConfigError, FeatureError
+from dwclib.losses import contrastive_loss
+from dwclib.retrieval import rank
+from dwclib.soft_labels import soft_labels
+from dwclib.streams import Composer, Composition
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python's, NumPy's and torch's random numbers.
+
+    Raises
+    ------
+    ConfigError
+        When the seed is not an integer.
+    """
+    if not isinstance(seed, Integral) or isinstance(seed, bool):
+        raise ConfigError(f"the seed {seed!r} is not an integer", where="seed", remedy="Use 0, 1, 2, ...")
+    random.seed(int(seed))
+    np.random.seed(int(seed) % 2**32)  # noqa: NPY002  libraries draw from the global generator
+    torch.manual_seed(int(seed))
+
+
+def train(
+    composer: Composer,
+    features: Features,
+    dataset: Triplets,
+    *,
+    epochs: int = 200,
+    batch: int = 32,
+    learning_rate: float = 1e-4,
+    weight_decay: float = 1e-6,
+    alpha: float = 0.2,
+    temperature: float = 0.07,
+    detach: bool = True,
+    seed: int = 0,
+    device: str = "cpu",
+    progress: bool = False,
+) -> list[float]:
+    """Minimise the mixed-modality contrastive loss with soft-similarity labels, by Adam.
+
+    Parameters
+    ----------
+    composer : a stream or a baseline; trained in place, left in eval mode. Seed before you build it.
+    features : of this dataset, from the frozen CLIP.
+    dataset : its triplets.
+    epochs, batch, learning_rate, weight_decay : of the optimiser; an incomplete last batch is left out.
+    alpha, temperature, detach : of the labels and the loss.
+    seed : of the order of the triplets and the dropout.
+    device : where to train.
+    progress : show a bar.
+
+    Returns
+    -------
+    The mean loss of each epoch, in nats.
+
+    Raises
+    ------
+    FeatureError
+        When features and dataset do not belong together, or a feature is not finite.
+    ConfigError
+        When a batch would not be filled once, or the seed is not an integer.
+    """
+    _check_match(features, dataset)
+    if not 2 <= batch <= len(dataset):
+        raise ConfigError(
+            f"a batch of {batch} triplets cannot be drawn from {len(dataset)}",
+            where=dataset.name,
+            remedy=f"Use 2 to {len(dataset)}.",
+        )
+    seed_everything(seed)
+    composer.to(device).train()
+    images, texts = features.images.to(device), features.texts.to(device)
+    rows = _rows(dataset, device)
+    optimizer = torch.optim.Adam(
+        composer.parameters(), lr=learning_rate, weight_decay=weight_decay, eps=1e-8, fused=True
+    )
+    history = []
+    for _ in tqdm(range(epochs), disable=not progress, desc=type(composer).__name__):
+        total = torch.zeros((), device=device)
+        order = torch.randperm(len(dataset))[: len(dataset) // batch * batch]
+        for picked in order.to(device).split(batch):
+            reference, target, identity = rows[picked].unbind(dim=1)
+            query = composer.compose(images[reference], texts[picked]).query
+            y = composer.embed_target(images[target])
+            labels = soft_labels(y, identity, alpha=alpha, temperature=temperature, detach=detach)
+            loss = contrastive_loss(query, y, labels, temperature=temperature)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            total += loss.detach()
+        history.append(float(total) / (len(order) // batch))
+    composer.eval()
+    return history
+
+
+@torch.no_grad()
+def compose_queries(
+    composer: Composer, features: Features, dataset: Triplets, *, images: Tensor | None = None
+) -> Composition:
+    """Compose every query of a dataset, in eval mode, on the composer's device.
+
+    Parameters
+    ----------
+    composer, features, dataset : as in `train`.
+    images : (queries, clip_dim) features of other reference images, in place of the dataset's own.
+    """
+    composer.eval()
+    device = next(composer.parameters()).device
+    references = features.images[torch.from_numpy(dataset.references)] if images is None else images
+    return composer.compose(references.to(device), features.texts.to(device))
+
+
+@torch.no_grad()
+def embed_gallery(composer: Composer, features: Features, dataset: Triplets) -> Float[Tensor, "gallery dim"]:
+    """Embed every gallery image of a dataset, in eval mode, on the composer's device."""
+    composer.eval()
+    device = next(composer.parameters()).device
+    return composer.embed_target(features.images[torch.from_numpy(dataset.gallery)].to(device))
+
+
+def search(
+    composer: Composer, features: Features, dataset: Triplets, *, k: int = 50, exclude_reference: bool = True
+) -> Int[Tensor, "queries {k}"]:
+    """Return the `k` best gallery positions for every query of a dataset, best first, on the CPU.
+
+    Parameters
+    ----------
+    composer, features, dataset : as in `train`.
+    k : how many.
+    exclude_reference : keep the reference image out of the ranking.
+    """
+    _check_match(features, dataset)
+    queries = compose_queries(composer, features, dataset).query
+    gallery = embed_gallery(composer, features, dataset)
+    references = torch.from_numpy(dataset.gallery_position(dataset.references))
+    return rank(queries, gallery, k=k, exclude=references if exclude_reference else None).cpu()
+
+
+def _rows(dataset: Triplets, device: str) -> Int[Tensor, "queries 3"]:
+    identities = dataset.identities[dataset.targets]
+    rows = np.stack([dataset.references, dataset.targets, identities], axis=1)
+    return torch.from_numpy(rows).to(device)
+
+
+def _check_match(features: Features, dataset: Triplets) -> None:
+    expected = len(dataset.image_ids), len(dataset)
+    found = len(features.images), len(features.texts)
+    if found != expected:
+        raise FeatureError(
+            f"features of {found[0]} images, {found[1]} texts for {expected[0]} images, {expected[1]} texts",
+            where=dataset.name,
+            remedy="Compute them from this dataset, with features_of.",
+        )
+    for kind, values in features._asdict().items():
+        if not bool(values.isfinite().all()):
+            row = int((~values.isfinite().all(-1)).nonzero()[0])
+            raise FeatureError(
+                "a feature is NaN or infinite",
+                where=f"{dataset.name}, {kind} row {row}",
+                remedy="Look for a corrupt image, and compute the features again.",
+            )

@@ -1,0 +1,88 @@
+"""The adaptive weighted combiner against its equation."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dwclib.combiner import AdaptiveWeightedCombiner, combine, normalise
+
+
+def _pair(batch: int, dim: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(batch, dim, generator=generator), torch.randn(batch, dim, generator=generator)
+
+
+def test_normalise_gives_length_one_in_any_batch_shape_and_leaves_zero_alone() -> None:
+    x = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0))
+    expected = x.numpy() / np.sqrt((x.numpy() ** 2).sum(-1, keepdims=True))
+    np.testing.assert_allclose(normalise(x), expected, atol=1e-6)
+    assert torch.equal(normalise(torch.zeros(1, 4)), torch.zeros(1, 4))
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 999), lam=st.floats(0, 1, width=32))
+def test_combine_is_the_convex_mix_normalised(seed: int, lam: float) -> None:
+    image, text = _pair(4, 7, seed)
+    query = combine(image, text, torch.full((4, 1), lam))
+    for q, v, t in zip(query.numpy(), image.numpy(), text.numpy(), strict=True):
+        mix = lam * v + (1 - lam) * t
+        np.testing.assert_allclose(q, mix / np.sqrt((mix**2).sum()), atol=1e-5)
+    torch.testing.assert_close(query.norm(dim=1), torch.ones(4))
+
+
+def test_weight_one_is_the_image_and_weight_zero_the_text() -> None:
+    image, text = _pair(4, 7)
+    torch.testing.assert_close(combine(image, text, torch.ones(4, 1)), normalise(image))
+    torch.testing.assert_close(combine(image, text, torch.zeros(4, 1)), normalise(text))
+
+
+def test_each_query_has_its_own_weight() -> None:
+    image, text = _pair(2, 5)
+    query = combine(image, text, torch.tensor([[1.0], [0.0]]))
+    torch.testing.assert_close(query, normalise(torch.stack([image[0], text[1]])))
+
+
+@settings(max_examples=15, deadline=None)
+@given(batch=st.integers(1, 5), dim=st.integers(1, 9), seed=st.integers(0, 99))
+def test_combiner_equals_the_equation_row_by_row(batch: int, dim: int, seed: int) -> None:
+    combiner = AdaptiveWeightedCombiner(dim).eval()
+    image, text = _pair(batch, dim, seed)
+    query, modality_weight = combiner(image, text)
+    assert query.shape == (batch, dim)
+    assert modality_weight.shape == (batch, 1)
+    w1, b1, w2, b2 = (p.detach().numpy() for p in combiner.mlp.parameters())
+    for row, (v, t) in enumerate(zip(image.numpy(), text.numpy(), strict=True)):
+        lam = 1 / (1 + np.exp(-(w2 @ np.maximum(w1 @ np.concatenate([v, t]) + b1, 0) + b2)))
+        np.testing.assert_allclose(modality_weight[row].detach(), lam, atol=1e-5)
+        mix = lam * v + (1 - lam) * t
+        np.testing.assert_allclose(query[row].detach(), mix / np.linalg.norm(mix), atol=1e-4)
+    torch.testing.assert_close(combiner.modality_weight(image, text), modality_weight)
+
+
+def test_forcing_the_bias_forces_the_weight() -> None:
+    combiner = AdaptiveWeightedCombiner(6).eval()
+    image, text = _pair(3, 6)
+    for bias, expected in ((1e3, image), (-1e3, text)):
+        with torch.no_grad():
+            combiner.mlp[-1].bias.fill_(bias)
+        torch.testing.assert_close(combiner(image, text)[0], normalise(expected))
+
+
+def test_gradients_reach_every_parameter_and_both_inputs() -> None:
+    combiner = AdaptiveWeightedCombiner(16, dropout=0.0)
+    image, text = (x.requires_grad_() for x in _pair(8, 16))
+    query, _ = combiner(image, text)
+    query[:, 0].sum().backward()
+    tensors = [image, text, *combiner.parameters()]
+    assert all(x.grad is not None and x.grad.abs().sum() > 0 for x in tensors)
+
+
+def test_dropout_acts_in_training_only() -> None:
+    combiner = AdaptiveWeightedCombiner(16)
+    pair = _pair(8, 16)
+    assert not torch.equal(combiner(*pair)[1], combiner(*pair)[1])
+    combiner.eval()
+    assert torch.equal(combiner(*pair)[1], combiner(*pair)[1])

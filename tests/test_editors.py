@@ -1,0 +1,91 @@
+"""The modality feature editors against their equation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dwclib.editors import EditedPair, FeatureGate, ModalityEditors, pair_mlp
+
+
+def _pair(batch: int, dim: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(batch, dim, generator=generator), torch.randn(batch, dim, generator=generator)
+
+
+def _gate_in_numpy(gate: FeatureGate, image: torch.Tensor, text: torch.Tensor) -> np.ndarray:
+    parameters = {name: p.detach().numpy() for name, p in gate.named_parameters()}
+    rows = []
+    for v, t in zip(image.numpy(), text.numpy(), strict=True):
+        hidden = parameters["mlp.0.weight"] @ np.concatenate([v, t]) + parameters["mlp.0.bias"]
+        output = parameters["mlp.3.weight"] @ np.maximum(hidden, 0) + parameters["mlp.3.bias"]
+        rows.append(1 / (1 + np.exp(-output)))
+    return np.stack(rows)
+
+
+@settings(max_examples=15, deadline=None)
+@given(batch=st.integers(1, 5), dim=st.integers(1, 9), seed=st.integers(0, 99))
+def test_editors_equal_the_equation_row_by_row(batch: int, dim: int, seed: int) -> None:
+    editors = ModalityEditors(dim).eval()
+    image, text = _pair(batch, dim, seed)
+    edited = editors(image, text)
+    assert isinstance(edited, EditedPair)
+    assert all(part.shape == (batch, dim) for part in edited)
+    gate_i = _gate_in_numpy(editors.image, image, text)
+    gate_t = _gate_in_numpy(editors.text, image, text)
+    np.testing.assert_allclose(edited.image_gate.detach(), gate_i, atol=1e-5)
+    np.testing.assert_allclose(edited.text_gate.detach(), gate_t, atol=1e-5)
+    np.testing.assert_allclose(edited.image.detach(), gate_i * image.numpy(), atol=1e-5)
+    np.testing.assert_allclose(edited.text.detach(), gate_t * text.numpy(), atol=1e-5)
+
+
+def test_gates_lie_between_zero_and_one_and_both_modalities_decide_them() -> None:
+    gate = FeatureGate(8).eval()
+    image, text = _pair(4, 8)
+    values = gate(image, text)
+    assert ((values > 0) & (values < 1)).all()
+    assert not torch.allclose(values, gate(image, text.flip(0)))
+    assert not torch.allclose(values, gate(image.flip(0), text))
+
+
+def test_an_open_gate_changes_nothing_and_a_shut_one_removes_everything() -> None:
+    editors = ModalityEditors(6).eval()
+    image, text = _pair(3, 6)
+    with torch.no_grad():
+        editors.image.mlp[-1].bias.fill_(1e3)
+        editors.text.mlp[-1].bias.fill_(-1e3)
+    edited = editors(image, text)
+    torch.testing.assert_close(edited.image, image)
+    torch.testing.assert_close(edited.text, torch.zeros_like(text))
+
+
+def test_gradients_reach_every_parameter() -> None:
+    editors = ModalityEditors(16, dropout=0.0)
+    edited = editors(*_pair(8, 16))
+    (edited.image.sum() + edited.text.sum()).backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in editors.parameters())
+
+
+def test_dropout_acts_in_training_only() -> None:
+    editors = ModalityEditors(16, dropout=0.5)
+    pair = _pair(8, 16)
+    assert not torch.equal(editors(*pair).image, editors(*pair).image)
+    editors.eval()
+    assert torch.equal(editors(*pair).image, editors(*pair).image)
+
+
+def test_the_pair_perceptron_has_the_published_shape_and_dropout() -> None:
+    mlp = pair_mlp(5, 2, dropout=0.25)
+    assert [tuple(p.shape) for p in mlp.parameters()] == [(5, 10), (5,), (2, 5), (2,)]
+    assert [m.p for m in mlp if isinstance(m, torch.nn.Dropout)] == [0.25]
+    assert FeatureGate(3).mlp[2].p == 0.5
+
+
+def test_modalities_of_different_width_are_refused() -> None:
+    image, _ = _pair(3, 6)
+    _, text = _pair(3, 5)
+    with pytest.raises((RuntimeError, TypeError)):
+        ModalityEditors(6)(image, text)

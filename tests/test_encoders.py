@@ -1,0 +1,174 @@
+import json
+import shutil
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image
+
+from dwclib import encoders
+from dwclib.data.synthfashion import synthfashion
+from dwclib.encoders import BOOK_CLIP, Clip, features_of
+from dwclib.errors import DatasetError, FeatureError, WeightsError
+from dwclib.pretrain import zero_shot
+
+GOLDEN_IMAGE = [0.0]
+GOLDEN_TEXT = [0.0]
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return Clip()
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch):
+    monkeypatch.setenv("DWC_CACHE", str(tmp_path))
+    return synthfashion("val", images=40, queries=20, workers=1)
+
+
+def test_it_is_frozen_and_in_eval_mode(clip):
+    assert not clip.model.training
+    assert not any(p.requires_grad for p in clip.parameters())
+    before = clip.encode_texts(["is longer"])
+    assert torch.equal(before, clip.encode_texts(["is longer"]))
+
+
+def test_the_features_are_those_of_open_clips_own_pipeline(clip, world):
+    model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{BOOK_CLIP}")
+    model.eval()
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{BOOK_CLIP}")
+    pictures = torch.stack([preprocess(Image.fromarray(picture)) for picture in world.pictures[:5]])
+    with torch.no_grad():
+        torch.testing.assert_close(clip.encode_images(world.pictures[:5]), model.encode_image(pictures))
+        texts = world.texts()[:5]
+        torch.testing.assert_close(clip.encode_texts(texts), model.encode_text(tokenizer(texts)))
+
+
+def test_golden_features(clip):
+    image = clip.encode_images(np.full((1, 64, 64, 3), 128, np.uint8))[0, :4]
+    text = clip.encode_texts(["a red dress"])[0, :4]
+    torch.testing.assert_close(image, torch.tensor(GOLDEN_IMAGE), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(text, torch.tensor(GOLDEN_TEXT), atol=1e-3, rtol=1e-3)
+
+
+def test_batches_do_not_change_the_features(clip, world):
+    texts = world.texts()
+    torch.testing.assert_close(clip.encode_texts(texts, batch=3), clip.encode_texts(texts))
+    torch.testing.assert_close(clip.encode_images(world.pictures, batch=7), clip.encode_images(world.pictures))
+
+
+def test_larger_pictures_are_brought_to_size(clip, world):
+    large = np.repeat(np.repeat(world.pictures[:4], 2, axis=1), 2, axis=2)
+    a, b = clip.encode_images(large), clip.encode_images(world.pictures[:4])
+    assert torch.cosine_similarity(a, b).min() > 0.98
+
+
+def test_the_card_and_the_weights_agree(clip):
+    stored = json.loads((BOOK_CLIP / "metrics.json").read_text())
+    found = zero_shot(clip)
+    assert {name: stored[name] for name in found} == pytest.approx(found, abs=0.3)
+    card = (BOOK_CLIP / "README.md").read_text()
+    assert all(f"| {name} | {value} |" in card for name, value in stored.items())
+
+
+def test_the_weights_are_small_enough_for_git():
+    assert (BOOK_CLIP / "open_clip_model.safetensors").stat().st_size <= 12e6
+
+
+def test_features_are_computed_once(clip, world, monkeypatch):
+    first = features_of(clip, world, world.pictures)
+    assert first.images.shape == (40, 128)
+    assert first.texts.shape == (20, 128)
+    monkeypatch.setattr(encoders.Clip, "encode_images", None)
+    monkeypatch.setattr(encoders.Clip, "encode_texts", None)
+    again = features_of(clip, world, world.pictures)
+    assert torch.equal(first.images, again.images)
+    assert torch.equal(first.texts, again.texts)
+
+
+def test_other_pictures_or_other_weights_are_other_features(clip, world, tmp_path):
+    first = features_of(clip, world, world.pictures)
+    darker = features_of(clip, world, world.pictures // 2)
+    assert not torch.equal(first.images, darker.images)
+    other = Clip()
+    with torch.no_grad():
+        other.model.visual.proj.mul_(2)
+    doubled = features_of(other, world, world.pictures)
+    torch.testing.assert_close(doubled.images, 2 * first.images)
+
+
+def test_an_interrupted_computation_leaves_nothing_behind(clip, world, monkeypatch, tmp_path):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("safetensors.torch.save_file", stop)
+        features_of(clip, world, world.pictures)
+    assert list((tmp_path / "features").iterdir()) == []
+
+
+def test_pictures_of_another_dataset_are_refused(clip, world):
+    with pytest.raises(FeatureError, match="39 pictures for 40 image ids"):
+        features_of(clip, world, world.pictures[:-1])
+
+
+@pytest.mark.parametrize("text", ["", "   ", None, 7])
+def test_an_empty_text_is_refused(clip, text):
+    with pytest.raises(DatasetError, match="text 1"):
+        clip.encode_texts(["is red", text])
+
+
+def test_any_open_clip_model_takes_a_local_weights_file(tmp_path, world):
+    torch.manual_seed(0)
+    model = open_clip.create_model("RN50", force_quick_gelu=True)
+    path = tmp_path / "rn50.pt"
+    torch.save({"state_dict": model.state_dict()}, path)
+    loaded = Clip("RN50", path)
+    assert loaded.encode_images(world.pictures[:1]).shape == (1, 1024)
+    assert loaded.encode_texts(["is red"]).shape == (1, 1024)
+
+
+def test_openai_weights_mean_quick_gelu(monkeypatch):
+    asked = {}
+
+    def create_model(name, **options):
+        asked.update(options, name=name)
+        raise RuntimeError("no network\nand more")
+
+    monkeypatch.setattr(open_clip, "create_model", create_model)
+    with pytest.raises(WeightsError, match=r"cannot be loaded \(no network\).*comes with the book"):
+        Clip("RN50", "openai")
+    assert asked["force_quick_gelu"]
+    with pytest.raises(WeightsError):
+        Clip("ViT-B-32", "laion2b_s34b_b79k")
+    assert not asked["force_quick_gelu"]
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "message"),
+    [
+        ("RN5000", "openai", "no such model"),
+        ("RN50", None, "no weights are named"),
+        ("RN50", "no/such/file.pt", "cannot be loaded"),
+    ],
+)
+def test_unknown_models_and_missing_weights_are_named(name, weights, message):
+    with pytest.raises(WeightsError, match=message):
+        Clip(name, weights)
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "config"])
+def test_a_damaged_folder_is_named(tmp_path, damage):
+    folder = tmp_path / "clip"
+    shutil.copytree(BOOK_CLIP, folder)
+    weights = folder / "open_clip_model.safetensors"
+    if damage == "missing":
+        weights.unlink()
+    elif damage == "truncated":
+        weights.write_bytes(weights.read_bytes()[:100_000])
+    else:
+        (folder / "open_clip_config.json").write_text("{")
+    with pytest.raises(WeightsError, match="cannot be loaded"):
+        Clip(folder)

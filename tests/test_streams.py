@@ -1,0 +1,129 @@
+"""The CLIP stream against its equations, and the interface that every composer has."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from dwclib.combiner import normalise
+from dwclib.streams import ClipStream, Composer, Composition, ProjectionHead, TwoHeadComposer
+
+FEATURES, DIM, BATCH = 10, 32, 6
+
+
+def _features(seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.randn(BATCH, FEATURES, generator=generator)
+    return image, torch.randn(BATCH, FEATURES, generator=generator)
+
+
+def _stream() -> ClipStream:
+    torch.manual_seed(0)
+    return ClipStream(FEATURES, dim=DIM).eval()
+
+
+def _fill(module: torch.nn.Module) -> None:
+    """Give every parameter values that no random generator decides."""
+    with torch.no_grad():
+        for place, (_, p) in enumerate(sorted(module.named_parameters())):
+            p.copy_(0.5 * torch.sin(torch.arange(p.numel()) * 1.7 + place).reshape(p.shape))
+
+
+def test_shapes_and_unit_norm() -> None:
+    stream = _stream()
+    image, text = _features()
+    composition = stream.compose(image, text)
+    assert isinstance(composition, Composition)
+    assert composition.query.shape == composition.edited_image.shape == (BATCH, DIM)
+    assert composition.edited_text.shape == (BATCH, DIM)
+    assert composition.modality_weight.shape == (BATCH, 1)
+    assert ((composition.modality_weight > 0) & (composition.modality_weight < 1)).all()
+    torch.testing.assert_close(composition.query.norm(dim=1), torch.ones(BATCH))
+    torch.testing.assert_close(stream.embed_target(image).norm(dim=1), torch.ones(BATCH))
+
+
+def test_the_query_is_the_published_chain_of_equations() -> None:
+    stream = _stream()
+    x, w = _features()
+    parameters = dict(stream.named_parameters())
+
+    def linear(name: str, u: Tensor) -> Tensor:
+        return u @ parameters[f"{name}.weight"].T + parameters[f"{name}.bias"]
+
+    def mlp(name: str, u: Tensor) -> Tensor:
+        return linear(f"{name}.mlp.3", linear(f"{name}.mlp.0", u).clamp(min=0))
+
+    v = linear("image_head.0", x).clamp(min=0)
+    v = v / v.pow(2).sum(1, keepdim=True).sqrt()
+    t = linear("text_head.0", w).clamp(min=0)
+    t = t / t.pow(2).sum(1, keepdim=True).sqrt()
+    pair = torch.hstack([v, t])
+    v_edited = v / (1 + torch.exp(-mlp("editors.image", pair)))
+    t_edited = t / (1 + torch.exp(-mlp("editors.text", pair)))
+    lam = 1 / (1 + torch.exp(-mlp("combiner", torch.hstack([v_edited, t_edited]))))
+    mix = lam * v_edited + (1 - lam) * t_edited
+    expected = Composition(mix / mix.pow(2).sum(1, keepdim=True).sqrt(), lam, v_edited, t_edited)
+    for part, expected_part in zip(stream.compose(x, w), expected, strict=True):
+        torch.testing.assert_close(part, expected_part)
+    torch.testing.assert_close(stream.embed_target(x), v)
+
+
+def test_forcing_the_weight_leaves_one_modality() -> None:
+    stream = _stream()
+    for bias, part in ((1e3, "edited_image"), (-1e3, "edited_text")):
+        with torch.no_grad():
+            stream.combiner.mlp[-1].bias.fill_(bias)
+        composition = stream.compose(*_features())
+        torch.testing.assert_close(composition.query, normalise(getattr(composition, part)))
+
+
+def test_gradients_reach_every_parameter() -> None:
+    stream = ClipStream(FEATURES, dim=DIM, dropout=0.0)
+    image, text = _features()
+    (stream.compose(image, text).query * stream.embed_target(text)).sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in stream.parameters())
+
+
+def test_queries_do_not_depend_on_the_rest_of_the_batch() -> None:
+    stream = _stream()
+    image, text = _features()
+    whole, one = stream.compose(image, text), stream.compose(image[2:3], text[2:3])
+    torch.testing.assert_close(whole.query[2:3], one.query)
+
+
+def test_width_and_dropout_default_to_the_published_ones() -> None:
+    stream = ClipStream(4)
+    assert stream.embed_target(torch.ones(2, 4)).shape == (2, 1024)
+    assert {m.p for m in stream.modules() if isinstance(m, torch.nn.Dropout)} == {0.5}
+    quiet = ClipStream(4, dim=8, dropout=0.1)
+    assert [m.p for m in quiet.modules() if isinstance(m, torch.nn.Dropout)] == [0.1] * 5
+
+
+def test_the_head_is_linear_then_relu_then_dropout() -> None:
+    head = ProjectionHead(3, 5)
+    assert [type(layer).__name__ for layer in head] == ["Linear", "ReLU", "Dropout"]
+    u = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(head.eval()(u), (u @ head[0].weight.T + head[0].bias).clamp(min=0))
+
+
+def test_the_interface_cannot_be_left_unfinished() -> None:
+    for unfinished in (Composer, TwoHeadComposer):
+        with pytest.raises(TypeError, match="abstract"):
+            unfinished(4)
+
+
+def test_features_of_the_wrong_width_are_refused() -> None:
+    with pytest.raises((RuntimeError, TypeError)):
+        _stream().compose(torch.ones(2, FEATURES), torch.ones(2, FEATURES + 1))
+
+
+def test_golden_values() -> None:
+    stream = ClipStream(3, dim=4).eval()
+    _fill(stream)
+    x = torch.tensor([[0.2, -0.4, 0.6], [1.0, 0.5, -0.3]])
+    composition = stream.compose(x, x.flip(1))
+    expected_query = [[0.508965, 0.690577, 0.513866, 0.0], [0.343762, 0.52789, 0.0, 0.776633]]
+    expected_weight = [[0.569617], [0.52098]]
+    torch.testing.assert_close(composition.query, torch.tensor(expected_query), atol=1e-5, rtol=0)
+    torch.testing.assert_close(composition.modality_weight, torch.tensor(expected_weight), atol=1e-5, rtol=0)

@@ -1,0 +1,184 @@
+import hashlib
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from scipy import stats
+
+from dwclib.data.garments import ATTRIBUTES
+from dwclib.data.synthfashion import NAMES, Dials, degraded, synthfashion, write_fashioniq
+from dwclib.errors import ConfigError
+
+SMALL = {"images": 160, "queries": 120, "workers": 1}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DWC_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def digest(dataset):
+    content = hashlib.sha256(np.ascontiguousarray(dataset.pictures).tobytes())
+    content.update(dataset.references.tobytes() + dataset.targets.tobytes())
+    content.update(json.dumps(dataset.captions).encode())
+    return content.hexdigest()
+
+
+GOLDEN = "to be set"
+
+
+def test_same_seed_same_bytes_in_any_process():
+    code = (
+        "import sys; sys.path.insert(0, 'tests')\n"
+        "from test_synthfashion import digest, SMALL, synthfashion\n"
+        "if __name__ == '__main__': print(digest(synthfashion('val', **{**SMALL, 'workers': 2})))"
+    )
+    elsewhere = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert digest(synthfashion("val", **SMALL)) == elsewhere.stdout.strip() == GOLDEN
+
+
+def test_another_seed_or_split_is_another_world():
+    one, two, train = (
+        synthfashion("val", **SMALL), synthfashion("val", seed=1, **SMALL), synthfashion("train", **SMALL),
+    )  # fmt: skip
+    assert digest(one) != digest(two)
+    assert digest(one) != digest(train)
+
+
+def test_the_defaults_are_those_of_the_card():
+    val = synthfashion("val")
+    assert (len(val.image_ids), len(val), val.pictures.shape) == (2000, 2000, (2000, 64, 64, 3))
+    assert len(ATTRIBUTES) >= 9
+
+
+@settings(max_examples=10, deadline=None)
+@given(fewest=st.integers(1, 4), extra=st.integers(0, 3), seed=st.integers(0, 99))
+def test_targets_differ_in_as_many_attributes_as_the_dial_says(fewest, extra, seed):
+    dials = Dials(changes=(fewest, fewest + extra))
+    world = synthfashion("val", images=160, queries=20, seed=seed, dials=dials, workers=1, size=8)
+    changed = (world.codes[world.references] != world.codes[world.targets]).sum(-1)
+    assert changed.min() >= fewest
+    assert changed.max() <= fewest + extra
+    assert (world.codes[world.references, 0] == world.codes[world.targets, 0]).all()
+
+
+def test_a_query_is_true_of_its_target_and_of_every_relevant_image():
+    world = synthfashion("val", **SMALL)
+    relevant = world.relevant()
+    place = world.gallery_position(world.targets)
+    assert relevant[np.arange(len(world)), place].all()
+    for query in range(len(world)):
+        for image in np.flatnonzero(relevant[query]):
+            allowed = world.beside_reference[query, np.arange(len(NAMES)), world.codes[image]]
+            assert allowed.all()
+    assert relevant.sum(-1).mean() < 0.25 * len(world.gallery)
+
+
+def test_duplicates_of_the_target_are_relevant():
+    world = synthfashion("val", dials=Dials(duplicates=0.4), **SMALL)
+    same = world.identities[world.targets][:, None] == world.identities[world.gallery]
+    assert same.sum(-1).max() > 1
+    assert (world.relevant() | ~same).all()
+
+
+def test_the_more_the_text_says_the_larger_its_share():
+    shares = [
+        synthfashion("val", dials=Dials(text_detail=(d, d)), **SMALL).text_share().mean()
+        for d in (0.0, 0.5, 1.0)
+    ]
+    assert shares[0] == 0
+    assert shares[0] < shares[1] < shares[2] <= 1
+
+
+def test_the_share_grows_with_the_attributes_that_are_named():
+    world = synthfashion("val", **SMALL)
+    named = (~world.alone.all(-1)).sum(-1)
+    assert stats.spearmanr(named, world.text_share()).statistic > 0.8
+
+
+@pytest.mark.parametrize("kind", ["vague", "wrong attribute", "mismatched target"])
+def test_noise_comes_at_its_rate_and_of_its_kind(kind):
+    world = synthfashion("train", dials=Dials(noise=0.5, noise_kind=kind), **SMALL)
+    assert 0.35 < world.noisy.mean() < 0.65
+    satisfied = world.alone[
+        np.arange(len(world))[:, None], np.arange(len(NAMES)), world.codes[world.targets]
+    ].all(-1)
+    moved = world.targets != world.intended
+    assert satisfied[~world.noisy].all()
+    assert not moved[~world.noisy].any()
+    if kind == "vague":
+        assert world.alone[world.noisy].all()
+    elif kind == "wrong attribute":
+        assert not satisfied[world.noisy].any()
+    else:
+        assert moved[world.noisy].mean() > 0.9
+
+
+def test_without_noise_nothing_is_wrong():
+    world = synthfashion("train", **SMALL)
+    assert not world.noisy.any()
+    assert (world.targets == world.intended).all()
+
+
+def test_occlusion_and_blur_come_at_their_rates():
+    world = synthfashion("val", dials=Dials(occlusion=1.0, blur=0.0), **SMALL)
+    assert all(scene.occlusion > 0 and scene.blur == 0 for scene in world.scenes)
+    clear = synthfashion("val", dials=Dials(occlusion=0.0, blur=1.0), **SMALL)
+    assert all(scene.occlusion == 0 and scene.blur > 0 for scene in clear.scenes)
+
+
+def test_a_photo_can_be_taken_again_with_more_in_the_way():
+    world = synthfashion("val", dials=Dials(occlusion=0, blur=0), **SMALL)
+    images = np.arange(5)
+    assert (degraded(world, images) == world.pictures[images]).all()
+    hidden = degraded(world, images, occlusion=0.5)
+    assert (hidden != world.pictures[images]).any(axis=(1, 2, 3)).all()
+
+
+def test_it_writes_itself_in_fashioniqs_layout(tmp_path):
+    write_fashioniq(tmp_path / "out", train=64, val=32)
+    assert len(list((tmp_path / "out" / "images").glob("*.png"))) == 96
+    rows = []
+    for category in ATTRIBUTES["category"]:
+        ids = json.loads((tmp_path / "out" / "image_splits" / f"split.{category}.val.json").read_text())
+        found = json.loads((tmp_path / "out" / "captions" / f"cap.{category}.val.json").read_text())
+        assert all({row["target"], row["candidate"]} <= set(ids) for row in found)
+        assert all(set(row) == {"target", "candidate", "captions"} for row in found)
+        assert all(len(row["captions"]) == 2 for row in found)
+        rows += found
+    assert len(rows) == 32
+    world = synthfashion("val", images=32, queries=32, workers=1)
+    with Image.open(tmp_path / "out" / "images" / "val-00003.png") as picture:
+        assert (np.asarray(picture) == world.pictures[3]).all()
+    with pytest.raises(ConfigError, match="there already"):
+        write_fashioniq(tmp_path / "out")
+
+
+@pytest.mark.parametrize("seed", [1.5, "0", None, True, -1])
+def test_a_seed_is_a_natural_number(seed):
+    with pytest.raises(ConfigError, match="seed"):
+        synthfashion("val", seed=seed, **SMALL)
+
+
+@pytest.mark.parametrize(
+    "dial",
+    [{"occlusion": 1.2}, {"noise": -0.1}, {"text_detail": (0.5, 2)}, {"changes": (0, 3)}, {"changes": (4, 2)},
+     {"noise_kind": "typos"}],
+)  # fmt: skip
+def test_a_dial_out_of_range_is_refused(dial):
+    with pytest.raises(ConfigError, match=next(iter(dial))):
+        Dials(**dial)
+
+
+def test_an_unknown_split_and_too_many_queries_are_refused():
+    with pytest.raises(ConfigError, match="no split 'test'"):
+        synthfashion("test")
+    with pytest.raises(ConfigError, match="fewer queries"):
+        synthfashion("val", images=16, queries=10_000)
