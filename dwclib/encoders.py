@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -44,6 +44,11 @@ class Clip(nn.Module):
     WeightsError
         When model or weights are unknown, missing, damaged or cannot be fetched.
     """
+
+    model: Any  # open_clip's models share names, not a class
+    tokenizer: Any
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self, name: str | Path = BOOK_CLIP, weights: str | Path | None = None, *, device: str = "cpu"
@@ -134,7 +139,7 @@ def features_of(clip: Clip, dataset: Triplets, pictures: UInt8[np.ndarray, "imag
     )
 
 
-def _load(name: str | Path, weights: str | Path | None) -> tuple[nn.Module, object]:
+def _load(name: str | Path, weights: str | Path | None) -> tuple[Any, Any]:
     import open_clip
 
     folder = Path(name)

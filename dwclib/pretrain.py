@@ -9,6 +9,7 @@ import json
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +33,7 @@ def pretrain(
     *,
     images: int = 24_000,
     epochs: int = 8,
-    batch: int = 256,
+    batch: int = 64,
     learning_rate: float = 1e-3,
     weight_decay: float = 0.1,
     seed: int = 0,
@@ -86,7 +87,7 @@ def zero_shot(clip: Clip, *, seed: int = 0) -> dict[str, float]:
     return metrics
 
 
-def _new_model(folder: Path, seed: int) -> tuple[nn.Module, object]:
+def _new_model(folder: Path, seed: int) -> tuple[Any, Any]:
     import open_clip
 
     torch.manual_seed(seed)
@@ -95,8 +96,8 @@ def _new_model(folder: Path, seed: int) -> tuple[nn.Module, object]:
 
 
 def _fit(
-    model: nn.Module,
-    tokenizer: object,
+    model: Any,
+    tokenizer: Any,
     dataset: SynthFashion,
     epochs: int,
     batch: int,
@@ -133,8 +134,8 @@ def _fit(
 
 
 def _batch(
-    model: nn.Module,
-    tokenizer: object,
+    model: Any,
+    tokenizer: Any,
     dataset: SynthFashion,
     rows: Int[np.ndarray, " b"],
     rng: np.random.Generator,
@@ -150,7 +151,7 @@ def _warm_cosine(step: int, steps: int, *, warm_up: float = 0.05) -> float:
     return min(progress / warm_up, 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-def _save_weights(model: nn.Module, path: Path) -> None:
+def _save_weights(model: Any, path: Path) -> None:
     from safetensors.torch import save_file
 
     with atomic(path) as target:

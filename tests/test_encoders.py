@@ -56,7 +56,9 @@ def test_golden_features(clip):
 def test_batches_do_not_change_the_features(clip, world):
     texts = world.texts()
     torch.testing.assert_close(clip.encode_texts(texts, batch=3), clip.encode_texts(texts))
-    torch.testing.assert_close(clip.encode_images(world.pictures, batch=7), clip.encode_images(world.pictures))
+    torch.testing.assert_close(
+        clip.encode_images(world.pictures, batch=7), clip.encode_images(world.pictures)
+    )
 
 
 def test_larger_pictures_are_brought_to_size(clip, world):

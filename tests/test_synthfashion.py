@@ -5,12 +5,12 @@ import sys
 
 import numpy as np
 import pytest
+from dwclib.data.garments import ATTRIBUTES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from scipy import stats
 
-from dwclib.data.garments import ATTRIBUTES
 from dwclib.data.synthfashion import NAMES, Dials, degraded, synthfashion, write_fashioniq
 from dwclib.errors import ConfigError
 

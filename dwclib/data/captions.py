@@ -121,7 +121,7 @@ LESS = {
 }
 
 # Predicates that only deny the reference's value.
-NOT = {
+NOT: dict[str, dict[str, tuple[str, ...]]] = {
     "colour": {value: (f"is not {value}", f"is no longer {value}") for value in COLOUR_NAMES},
     "accent": {value: (f"has no {value} trim", f"is without {value} details") for value in COLOUR_NAMES},
     "pattern": {
@@ -220,7 +220,7 @@ def choose(options: tuple[str, ...], rng: np.random.Generator) -> str:
 
 def vocabulary() -> set[str]:
     """Return every word that a caption can contain."""
-    tables = [*PREDICATES.values(), *NOT.values(), MORE, LESS, NOUNS]
+    tables: list[dict[str, tuple[str, ...]]] = [*PREDICATES.values(), *NOT.values(), MORE, LESS, NOUNS]
     texts = [text for table in tables for options in table.values() for text in options]
     return set(" ".join([*texts, *VAGUE, *OPINIONS, "the it a and"]).split())
 

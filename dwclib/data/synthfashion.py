@@ -246,7 +246,9 @@ def _grow_families(
             continue
         codes[index] = codes[rng.integers(first, index)]
         if rng.random() >= dials.duplicates:
-            codes[index] = _mutate(codes[index], rng.integers(dials.changes[0], dials.changes[1] + 1), rng)
+            codes[index] = _mutate(
+                codes[index], int(rng.integers(dials.changes[0], dials.changes[1] + 1)), rng
+            )
     return codes
 
 

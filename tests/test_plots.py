@@ -1,0 +1,93 @@
+import matplotlib as mpl
+
+mpl.use("agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from dwclib import plots
+from dwclib.data.synthfashion import synthfashion
+from dwclib.experiments import Interval
+
+
+@pytest.fixture(autouse=True)
+def style():
+    with mpl.rc_context():
+        plots.use_style()
+        yield
+    plt.close("all")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DWC_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield synthfashion("val", images=40, queries=20, workers=1)
+
+
+def drawn(figure):
+    figure.canvas.draw()
+    return np.asarray(figure.canvas.buffer_rgba())
+
+
+def texts(figure):
+    return " ".join(text.get_text() for text in figure.findobj(mpl.text.Text))
+
+
+def luminance(colour):
+    return (np.array(mpl.colors.to_rgb(colour)) ** 2.2) @ [0.2126, 0.7152, 0.0722]
+
+
+def test_the_paper_is_painted_so_that_figures_survive_a_dark_page():
+    figure, _ = plt.subplots()
+    corner = drawn(figure)[2, 2]
+    assert corner.tolist() == [*(round(255 * c) for c in mpl.colors.to_rgb(plots.PAPER)), 255]
+
+
+@pytest.mark.parametrize("colour", [plots.IMAGE, plots.TEXT, plots.MIX, plots.INK])
+def test_colours_stand_out_from_the_paper(colour):
+    contrast = (luminance(plots.PAPER) + 0.05) / (luminance(colour) + 0.05)
+    assert contrast > 3  # WCAG's minimum for graphics
+
+
+def test_a_row_of_pictures_shows_each_with_its_title(world):
+    figure = plots.picture_row(world.pictures[:7], [f"no. {i}" for i in range(7)], columns=4)
+    shown = [axis for axis in figure.axes if axis.images]
+    assert len(shown) == 7
+    assert (shown[3].images[0].get_array() == world.pictures[3]).all()
+    assert "no. 6" in texts(figure)
+
+
+def test_queries_show_reference_text_and_target(world):
+    figure = plots.show_queries(world, world.pictures, [2, 5])
+    pictures = [axis.images[0].get_array() for axis in figure.axes if axis.images]
+    assert (pictures[0] == world.pictures[world.references[2]]).all()
+    assert (pictures[3] == world.pictures[world.targets[5]]).all()
+    assert world.captions[5][1].split()[-1] in texts(figure)
+
+
+def test_results_frame_the_target_and_what_is_relevant(world):
+    target = world.gallery_position(world.targets)[0]
+    others = np.delete(np.arange(40), target)[:3]
+    relevant = np.zeros(40, bool)
+    relevant[[target, others[1]]] = True
+    figure = plots.show_results(world, world.pictures, 0, [*others, target], relevant=relevant, title="found")
+    frames = [axis.spines["left"].get_edgecolor() for axis in figure.axes if axis.spines["left"].get_visible()]
+    assert frames == [mpl.colors.to_rgba(c) for c in (plots.IMAGE, "#E69F00", plots.MIX)]
+
+
+def test_a_leaderboard_draws_means_and_intervals():
+    rows = {"sum": Interval(10.0, 9.0, 11.0), "DWC": Interval(20.0, 18.5, 21.5)}
+    figure = plots.leaderboard(rows, title="DWC leads", best="DWC")
+    lines = [line.get_xdata() for line in figure.axes[0].lines]
+    assert [18.5, 21.5] in [list(x) for x in lines]
+    assert "20.0" in texts(figure)
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["sum", "DWC"]
+
+
+def test_heat_maps_share_their_colour_scale():
+    maps = {"hard": np.eye(3), "soft": np.full((3, 3), 0.3)}
+    figure = plots.heat_maps(maps, title="labels")
+    limits = [axis.images[0].get_clim() for axis in figure.axes if axis.images]
+    assert limits == [(0, 1), (0, 1)]
