@@ -1,7 +1,8 @@
 """Garments and their photos, drawn by code: twelve attributes that a reader recognises at 64 pixels.
 
-A garment is drawn in a unit frame (x to the right, y down, both 0 to 1), upright and centred; `_Camera` places it
-in the photo. Everything is drawn several times too large and reduced, so that edges are smooth at every size.
+A garment is drawn in a unit frame (x to the right, y down, both 0 to 1), upright and centred; `_Camera`
+places it in the photo. Everything is drawn several times too large and reduced, so that edges are smooth at
+every size.
 """
 
 from __future__ import annotations
@@ -159,7 +160,7 @@ def random_garment(rng: np.random.Generator) -> Garment:
 
 
 def random_scene(rng: np.random.Generator, *, occlusion_rate: float = 0.0, blur_rate: float = 0.0) -> Scene:
-    """Draw how a photo is taken; at these rates something hides 30 to 60 % of the garment, or it is blurred."""
+    """Draw how a photo is taken; at these rates 30 to 60 % of the garment are hidden, or it is blurred."""
     hidden, blurred = rng.random() < occlusion_rate, rng.random() < blur_rate
     u = rng.uniform(-1, 1, size=8)
     return Scene(
@@ -539,12 +540,12 @@ def _draw_trims(
             )
     if garment.neckline == "collar":
         for s in (1, -1):
-            wing = [(0.5, shape.top + 0.075), (0.5 + s * 0.085, shape.top - 0.022), (0.5 + s * 0.125, shape.top + 0.045),
-                    (0.5 + s * 0.065, shape.top + 0.125)]  # fmt: skip
+            outer = [(0.085, -0.022), (0.125, 0.045), (0.065, 0.125)]
+            wing = [(0.5, shape.top + 0.075), *((0.5 + s * x, shape.top + y) for x, y in outer)]
             draw.polygon(camera(wing), fill=accent, outline=_mix(accent, (0, 0, 0), 0.35))
     elif garment.neckline == "turtleneck":
-        tube = [(0.5 - 0.08, shape.top + 0.02), (0.5 - 0.066, shape.top - 0.075), (0.5 + 0.066, shape.top - 0.075),
-                (0.5 + 0.08, shape.top + 0.02)]  # fmt: skip
+        corners = [(-0.08, 0.02), (-0.066, -0.075), (0.066, -0.075), (0.08, 0.02)]
+        tube = [(0.5 + x, shape.top + y) for x, y in corners]
         draw.polygon(camera(tube), fill=PALETTE[garment.colour], outline=edge)
         draw.line(camera(tube[1:3]), fill=accent, width=camera.width(0.024))
     else:

@@ -1,0 +1,58 @@
+# Everything that a person or a machine does with the book. `make` alone lists it.
+PROFILE ?= laptop
+PYTHON ?= python3
+PROFILES := smoke laptop gpu
+VENV := .venv
+RUN := $(VENV)/bin/python
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup book test lab lint format outputs lock clean check-profile
+
+help: ## list these commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@echo
+	@echo "PROFILE=smoke|laptop|gpu chooses how large the runs are (now: $(PROFILE))."
+
+setup: $(READY) ## make the virtual environment (the others do it when needed)
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "The book needs Python 3.11 or later; name one: make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet -r requirements.lock
+	$(RUN) -m pip install --quiet --no-deps -e .
+	@touch $@
+
+check-profile:
+	@case " $(PROFILES) " in *" $(PROFILE) "*) ;; \
+	  *) echo "There is no profile '$(PROFILE)'. Use one of: $(PROFILES)."; exit 2;; esac
+
+book: check-profile $(READY) ## execute the notebooks and build the site: _build/html/index.html
+	$(RUN) -m dwclib book --profile $(PROFILE)
+
+test: lint ## run all tests
+	$(RUN) -m pytest
+
+lab: $(READY) ## open the notebooks in JupyterLab
+	$(RUN) -m jupyterlab --notebook-dir=notebooks $(LAB_OPTIONS)
+
+lint: $(READY) ## check style and types
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+format: $(READY) ## bring the code into the one style
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+outputs: $(READY) ## execute the smoke profile and store the outputs that the tests compare
+	$(RUN) -m dwclib store-outputs
+
+lock: ## write requirements.lock anew from pyproject.toml
+	$(PYTHON) -m venv .cache/lock && .cache/lock/bin/pip install --quiet uv
+	.cache/lock/bin/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \
+	  --fork-strategy fewest --no-header --no-annotate --quiet -o requirements.lock
+
+clean: ## remove what was built and cached, but for the environment
+	rm -rf _build .cache

@@ -1,0 +1,107 @@
+"""The command line: ``python -m dwclib --help``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from dwclib.errors import DwcError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; bad input is told in one line, with exit status 2."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options) or 0)
+    except DwcError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m dwclib", description="The DWC book and its data.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    book = _command(commands, "book", _book, "execute the notebooks and build the site")
+    book.add_argument("--only", metavar="NN", help="execute only notebooks whose name begins so; no site")
+    book.add_argument("--force", action="store_true", help="execute fresh notebooks too; no site")
+    book.add_argument("--cell-timeout", type=int, default=900, metavar="SECONDS", help="for one cell")
+    _add_profile(book, "laptop")
+
+    prepare = _command(commands, "prepare", _prepare, "write notebooks with a profile's parameters in them")
+    prepare.add_argument("--out", type=Path, required=True, metavar="DIR")
+    _add_profile(prepare, "smoke")
+
+    store = _command(commands, "store-outputs", _store_outputs, "execute and keep the checked cells' outputs")
+    store.add_argument("--only", metavar="NN", help="only notebooks whose name begins so")
+    _add_profile(store, "smoke")
+
+    _add_profile(_command(commands, "check-notebooks", _check, "check the notebooks' form"), "smoke")
+
+    fashion = _command(commands, "synthfashion", _synthfashion, "write SynthFashion in FashionIQ's layout")
+    fashion.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
+    fashion.add_argument("--seed", type=int, default=0)
+    fashion.add_argument("--train", type=int, default=8_000, metavar="IMAGES")
+    fashion.add_argument("--val", type=int, default=2_000, metavar="IMAGES")
+
+    pretrain = _command(commands, "pretrain", _pretrain, "train the book's CLIP anew")
+    pretrain.add_argument("--folder", type=Path, default=None, metavar="DIR", help="data/clip by default")
+    pretrain.add_argument("--epochs", type=int, default=8)
+    return parser
+
+
+def _command(commands, name, run, text) -> argparse.ArgumentParser:  # type: ignore[no-untyped-def]
+    parser = commands.add_parser(name, help=text, description=text)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_profile(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument("--profile", default=default, help=f"smoke, laptop or gpu; {default} by default")
+
+
+def _book(options: argparse.Namespace) -> None:
+    from dwclib import book
+
+    chosen = book.Book(options.profile)
+    if options.only or options.force:
+        book.execute(chosen, only=options.only, force=options.force, cell_timeout=options.cell_timeout)
+    else:
+        book.build(chosen, cell_timeout=options.cell_timeout)
+
+
+def _prepare(options: argparse.Namespace) -> None:
+    from dwclib import book
+
+    book.prepare(book.Book(options.profile), options.out)
+
+
+def _store_outputs(options: argparse.Namespace) -> None:
+    from dwclib import book
+
+    book.store_outputs(book.Book(options.profile), only=options.only)
+
+
+def _check(options: argparse.Namespace) -> int:
+    from dwclib import book
+
+    found = book.problems(book.Book(options.profile))
+    print("\n".join(found) or "The notebooks are in form.")
+    return bool(found)
+
+
+def _synthfashion(options: argparse.Namespace) -> None:
+    from dwclib.data.synthfashion import write_fashioniq
+
+    write_fashioniq(options.out, seed=options.seed, train=options.train, val=options.val)
+
+
+def _pretrain(options: argparse.Namespace) -> None:
+    from dwclib.pretrain import BOOK_CLIP, pretrain
+
+    print(pretrain(options.folder or BOOK_CLIP, epochs=options.epochs))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

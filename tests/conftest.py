@@ -1,0 +1,33 @@
+"""Shapes are checked in every test: jaxtyping's annotations become assertions, before dwclib is imported."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from jaxtyping import install_import_hook
+
+install_import_hook("dwclib", "beartype.beartype")
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def smoke_site():
+    """Execute the whole book with the smoke profile and build its site, as a reader would."""
+    command = [sys.executable, "-m", "dwclib", "book", "--profile", "smoke"]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stdout + found.stderr
+    return ROOT / "_build" / "html"
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    names = ("chromium", "chromium-browser", "google-chrome")
+    path = next((found for found in map(shutil.which, names) if found), None)
+    if path is None:
+        assert not os.environ.get("CI"), "CI needs a Chromium: see .ci/run"
+        pytest.skip("no Chromium on this machine")
+    return path
