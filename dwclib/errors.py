@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from pathlib import Path
 
 
@@ -34,3 +35,16 @@ class WeightsError(DwcError):
 
 class ConfigError(DwcError):
     """An unknown profile, parameter or setting, or one of the wrong type."""
+
+
+def checked_seed(seed: object) -> int:
+    """Return the seed as an int.
+
+    Raises
+    ------
+    ConfigError
+        When it is not a natural number.
+    """
+    if not isinstance(seed, Integral) or isinstance(seed, bool) or seed < 0:
+        raise ConfigError(f"the seed {seed!r} is no natural number", where="seed", remedy="Use 0, 1, 2, ...")
+    return int(seed)

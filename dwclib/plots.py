@@ -7,7 +7,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -17,6 +17,7 @@ from dwclib.experiments import Interval
 # Okabe and Ito's colours, told apart by colour-blind readers; each modality keeps its own through the book.
 IMAGE, TEXT, MIX = "#0072B2", "#D55E00", "#009E73"
 GREY, PAPER, INK = "#8A8F98", "#FBFAF7", "#22252A"
+Pictures = Sequence[UInt8[np.ndarray, "h w 3"]] | UInt8[np.ndarray, "n h w 3"]
 CYCLE = (IMAGE, TEXT, MIX, "#CC79A7", "#E69F00", "#56B4E9", GREY)
 
 
@@ -40,7 +41,7 @@ def use_style() -> None:
 
 
 def picture_row(
-    pictures: Sequence[UInt8[np.ndarray, "h w 3"]],
+    pictures: Pictures,
     titles: Sequence[str] | None = None,
     *,
     columns: int = 6,
@@ -103,7 +104,7 @@ def show_results(
     dataset: Triplets,
     pictures: UInt8[np.ndarray, "images h w 3"],
     query: int,
-    ranking: Sequence[int],
+    ranking: Sequence[int] | Int[np.ndarray, " k"],
     *,
     relevant: Bool[np.ndarray, " gallery"] | None = None,
     title: str = "",

@@ -6,7 +6,6 @@ Frozen features make an epoch cheap: CLIP is never run here, only the layers on 
 from __future__ import annotations
 
 import random
-from numbers import Integral
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from tqdm import tqdm
 
 from dwclib.data.triplets import Triplets
 from dwclib.encoders import Features
-from dwclib.errors import ConfigError, FeatureError
+from dwclib.errors import ConfigError, FeatureError, checked_seed
 from dwclib.losses import contrastive_loss
 from dwclib.retrieval import rank
 from dwclib.soft_labels import soft_labels
@@ -29,13 +28,11 @@ def seed_everything(seed: int) -> None:
     Raises
     ------
     ConfigError
-        When the seed is not an integer.
+        When the seed is no natural number.
     """
-    if not isinstance(seed, Integral) or isinstance(seed, bool):
-        raise ConfigError(f"the seed {seed!r} is not an integer", where="seed", remedy="Use 0, 1, 2, ...")
-    random.seed(int(seed))
-    np.random.seed(int(seed) % 2**32)  # noqa: NPY002  libraries draw from the global generator
-    torch.manual_seed(int(seed))
+    random.seed(checked_seed(seed))
+    np.random.seed(seed)  # noqa: NPY002  libraries draw from the global generator
+    torch.manual_seed(seed)
 
 
 def train(
@@ -76,7 +73,7 @@ def train(
     FeatureError
         When features and dataset do not belong together, or a feature is not finite.
     ConfigError
-        When a batch would not be filled once, or the seed is not an integer.
+        When a batch would not be filled once, or the seed is no natural number.
     """
     _check_match(features, dataset)
     if not 2 <= batch <= len(dataset):

@@ -1,6 +1,7 @@
+import numpy as np
 import pytest
 
-from dwclib.errors import DwcError
+from dwclib.errors import ConfigError, DwcError, checked_seed
 from dwclib.files import atomic, cache_folder, fingerprint
 
 
@@ -54,3 +55,13 @@ def test_the_cache_can_be_moved(tmp_path, monkeypatch):
 def test_an_error_says_what_where_and_what_to_do():
     error = DwcError("it is empty", where="a.json, record 3", remedy="Fill it.")
     assert str(error) == "a.json, record 3: it is empty. Fill it."
+
+
+@pytest.mark.parametrize("seed", [0.5, "1", None, True, -1])
+def test_a_seed_is_a_natural_number(seed):
+    with pytest.raises(ConfigError, match="natural number"):
+        checked_seed(seed)
+
+
+def test_numpys_integers_will_do():
+    assert checked_seed(np.int64(3)) == 3

@@ -72,8 +72,12 @@ def test_results_frame_the_target_and_what_is_relevant(world):
     others = np.delete(np.arange(40), target)[:3]
     relevant = np.zeros(40, bool)
     relevant[[target, others[1]]] = True
-    figure = plots.show_results(world, world.pictures, 0, [*others, target], relevant=relevant, title="found")
-    frames = [axis.spines["left"].get_edgecolor() for axis in figure.axes if axis.spines["left"].get_visible()]
+    figure = plots.show_results(
+        world, world.pictures, 0, np.array([*others, target]), relevant=relevant, title="found"
+    )
+    frames = [
+        axis.spines["left"].get_edgecolor() for axis in figure.axes if axis.spines["left"].get_visible()
+    ]
     assert frames == [mpl.colors.to_rgba(c) for c in (plots.IMAGE, "#E69F00", plots.MIX)]
 
 

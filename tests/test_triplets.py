@@ -50,7 +50,7 @@ def test_a_caption_is_a_text_with_something_in_it(captions):
         ({"targets": np.array([-1, 3])}, "record 0: the target is image -1"),
         ({"gallery": np.array([3, 1, 9])}, "record 2: the gallery image is image 9"),
         ({"gallery": np.array([3, 2])}, "query 0: the target 'b' is not in the gallery"),
-        ({"references": np.array([0])}, "1 references, 2 targets"),
+        ({"captions": (("is red",),)}, "2 references, 2 targets and 1 caption lists"),
         ({"identities": np.array([0, 1])}, "4 images but 2 identities"),
         ({"captions": (("is red",), ("",))}, "toy, query 1"),
     ],

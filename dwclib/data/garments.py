@@ -13,7 +13,7 @@ from dataclasses import asdict, astuple, dataclass
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from dwclib.errors import DatasetError
@@ -110,7 +110,7 @@ class Garment:
         )
 
     @classmethod
-    def from_codes(cls, codes: Sequence[int]) -> Garment:
+    def from_codes(cls, codes: Sequence[int] | Int[np.ndarray, " attributes"]) -> Garment:
         """Return the garment with these positions in `ATTRIBUTES`, one per attribute."""
         return cls(*(values[code] for values, code in zip(ATTRIBUTES.values(), codes, strict=True)))
 

@@ -12,9 +12,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
-from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
@@ -25,7 +24,7 @@ from dwclib.data.captions import Claim
 from dwclib.data.garments import ATTRIBUTES, Garment, Scene
 from dwclib.data.images import image_store
 from dwclib.data.triplets import Triplets
-from dwclib.errors import ConfigError
+from dwclib.errors import ConfigError, checked_seed
 from dwclib.files import atomic, cache_folder, fingerprint
 
 # Each split is a world of its own: no garment is shared on purpose, no random number is.
@@ -106,7 +105,7 @@ class SynthFashion(Triplets):
     beside_reference: Bool[np.ndarray, "queries attributes values"]
     alone: Bool[np.ndarray, "queries attributes values"]
 
-    def garment(self, image: int) -> Garment:
+    def garment(self, image: SupportsIndex) -> Garment:
         """Return what an image shows."""
         return Garment.from_codes(self.codes[image])
 
@@ -168,13 +167,9 @@ def synthfashion(
         raise ConfigError(
             f"there is no split {split!r}", where="synthfashion", remedy=f"Use one of {', '.join(SPLITS)}."
         )
-    if not isinstance(seed, Integral) or isinstance(seed, bool) or seed < 0:
-        raise ConfigError(
-            f"the seed {seed!r} is not an integer", where="synthfashion", remedy="Use 0, 1, 2, ..."
-        )
     images = IMAGES[split] if images is None else images
     queries = QUERIES[split] if queries is None else queries
-    rng = np.random.default_rng([seed, SPLITS[split]])
+    rng = np.random.default_rng([checked_seed(seed), SPLITS[split]])
     codes = _grow_families(images, dials, rng)
     scenes = tuple(
         garments.random_scene(rng, occlusion_rate=dials.occlusion, blur_rate=dials.blur)
@@ -301,8 +296,7 @@ def _annotate(
         if noisy[query] and dials.noise_kind == "vague":
             captions, claims = _describe(codes[reference], codes[target], [], rng)
         elif noisy[query] and dials.noise_kind == "wrong attribute":
-            wrong, mistake = _mistake(codes[reference], codes[target], spoken, rng)
-            captions, claims = _describe(codes[reference], wrong, [*(set(spoken) - {mistake}), mistake], rng)
+            captions, claims = _misdescribe(codes[reference], codes[target], spoken, rng)
         elif noisy[query]:
             targets[query] = rng.integers(len(codes))
         written.append(captions)
@@ -348,6 +342,20 @@ def _describe(
     nouns = language.NOUNS[ATTRIBUTES["category"][target[0]]]
     first, second = (language.relative_caption(said, language.choose(nouns, rng), rng) for said in phrases)
     return (first, second), claims
+
+
+def _misdescribe(
+    reference: Int[np.ndarray, " attributes"],
+    target: Int[np.ndarray, " attributes"],
+    spoken: list[int],
+    rng: np.random.Generator,
+) -> tuple[tuple[str, str], list[Claim]]:
+    """Describe the target with one attribute misremembered, in words that are really false of it."""
+    wrong, mistake = _mistake(reference, target, spoken, rng)
+    while True:
+        captions, claims = _describe(reference, wrong, sorted({*spoken, mistake}), rng)
+        if not _satisfied(_allowed(claims, alone=True), target[None])[0]:
+            return captions, claims
 
 
 def _mistake(
