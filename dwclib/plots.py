@@ -178,6 +178,33 @@ def heat_maps(
     return figure
 
 
+def curve(
+    axis: Axes,
+    x: Sequence[float] | Float[np.ndarray, " points"],
+    points: Sequence[Interval],
+    *,
+    color: str | Sequence[float] = INK,
+    label: str = "",
+    linestyle: str = "-",
+) -> None:
+    """Draw means as a line and their 95 % intervals as a band; a label stands at the line's last point.
+
+    Parameters
+    ----------
+    axis : where to draw.
+    x : one position per point.
+    points : one interval per position.
+    color, linestyle : of the line.
+    label : what the line is, written beside it.
+    """
+    mean, low, high = np.array(points).T  # (points, 3) -> three times (points,)
+    axis.fill_between(x, low, high, color=color, alpha=0.18, linewidth=0)
+    axis.plot(x, mean, color=color, linewidth=1.8, linestyle=linestyle)
+    axis.annotate(
+        label, (x[-1], mean[-1]), xytext=(5, 0), textcoords="offset points", color=color, va="center"
+    )
+
+
 def _wrap(text: str, width: int = 46) -> str:
     import textwrap
 

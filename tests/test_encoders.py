@@ -116,7 +116,7 @@ def test_pictures_of_another_dataset_are_refused(clip, world):
         features_of(clip, world, world.pictures[:-1])
 
 
-@pytest.mark.parametrize("text", ["", "   ", None, 7])
+@pytest.mark.parametrize("text", ["", "   "])
 def test_an_empty_text_is_refused(clip, text):
     with pytest.raises(DatasetError, match="text 1"):
         clip.encode_texts(["is red", text])

@@ -95,3 +95,12 @@ def test_heat_maps_share_their_colour_scale():
     figure = plots.heat_maps(maps, title="labels")
     limits = [axis.images[0].get_clim() for axis in figure.axes if axis.images]
     assert limits == [(0, 1), (0, 1)]
+
+
+def test_a_curve_shows_means_intervals_and_its_name():
+    figure, axis = plt.subplots()
+    plots.curve(axis, [0, 1], [Interval(1.0, 0.5, 1.5), Interval(2.0, 1.0, 3.0)], label="beside it")
+    assert axis.lines[0].get_ydata().tolist() == [1.0, 2.0]
+    band = axis.collections[0].get_paths()[0].vertices
+    assert (band[:, 1].min(), band[:, 1].max()) == (0.5, 3.0)
+    assert "beside it" in texts(figure)
