@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 from dwclib.errors import ConfigError
 
@@ -22,7 +23,9 @@ class Interval(NamedTuple):
         return f"{self.mean:.1f} [{self.low:.1f}, {self.high:.1f}]"
 
 
-def mean_interval(values: Sequence[float], *, confidence: float = 0.95) -> Interval:
+def mean_interval(
+    values: Sequence[float] | Float[np.ndarray, " runs"], *, confidence: float = 0.95
+) -> Interval:
     """Return the mean of independent runs with Student's t interval.
 
     For the difference of two methods, pass the differences of runs with the same seed.

@@ -180,7 +180,7 @@ def heat_maps(
 
 def curve(
     axis: Axes,
-    x: Sequence[float] | Float[np.ndarray, " points"],
+    x: Sequence[float] | Sequence[int] | Float[np.ndarray, " points"],
     points: Sequence[Interval],
     *,
     color: str | Sequence[float] = INK,

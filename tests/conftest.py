@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from jaxtyping import install_import_hook
 
-install_import_hook("dwclib", "beartype.beartype")
+install_import_hook("dwclib", "typechecker.check")
 
 ROOT = Path(__file__).resolve().parents[1]
 

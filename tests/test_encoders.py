@@ -13,8 +13,8 @@ from dwclib.encoders import BOOK_CLIP, Clip, features_of
 from dwclib.errors import DatasetError, FeatureError, WeightsError
 from dwclib.pretrain import zero_shot
 
-GOLDEN_IMAGE = [0.0]
-GOLDEN_TEXT = [0.0]
+GOLDEN_IMAGE = [-3.82, 0.358, 3.793, -2.031]
+GOLDEN_TEXT = [2.047, 0.485, 0.956, 1.047]
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +49,8 @@ def test_the_features_are_those_of_open_clips_own_pipeline(clip, world):
 def test_golden_features(clip):
     image = clip.encode_images(np.full((1, 64, 64, 3), 128, np.uint8))[0, :4]
     text = clip.encode_texts(["a red dress"])[0, :4]
-    torch.testing.assert_close(image, torch.tensor(GOLDEN_IMAGE), atol=1e-3, rtol=1e-3)
-    torch.testing.assert_close(text, torch.tensor(GOLDEN_TEXT), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(image, torch.tensor(GOLDEN_IMAGE), atol=2e-3, rtol=1e-3)
+    torch.testing.assert_close(text, torch.tensor(GOLDEN_TEXT), atol=2e-3, rtol=1e-3)
 
 
 def test_batches_do_not_change_the_features(clip, world):
@@ -96,7 +96,8 @@ def test_other_pictures_or_other_weights_are_other_features(clip, world, tmp_pat
     assert not torch.equal(first.images, darker.images)
     other = Clip()
     with torch.no_grad():
-        other.model.visual.proj.mul_(2)
+        for parameter in other.model.visual.attnpool.c_proj.parameters():
+            parameter.mul_(2)
     doubled = features_of(other, world, world.pictures)
     torch.testing.assert_close(doubled.images, 2 * first.images)
 
