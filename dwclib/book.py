@@ -294,7 +294,7 @@ def _execute_one(book: Book, path: Path, values: dict[str, Any], cell_timeout: i
     import papermill
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
-    start = time.time()
+    start, made_from = time.time(), book.print_of(path, values)
     try:
         with atomic(book.executed(path)) as target:
             papermill.execute_notebook(
@@ -310,7 +310,7 @@ def _execute_one(book: Book, path: Path, values: dict[str, Any], cell_timeout: i
             )
             seconds = time.time() - start
             notebook = normalised(read_notebook(target))
-            notebook["metadata"]["dwc_book"] = _stamp(book, path, values, seconds)
+            notebook["metadata"]["dwc_book"] = _stamp(book, made_from, values, seconds)
             target.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     except papermill.PapermillExecutionError as error:
         raise BookError(
@@ -327,9 +327,9 @@ def _execute_one(book: Book, path: Path, values: dict[str, Any], cell_timeout: i
     return seconds
 
 
-def _stamp(book: Book, path: Path, values: dict[str, Any], seconds: float) -> dict[str, Any]:
+def _stamp(book: Book, made_from: str, values: dict[str, Any], seconds: float) -> dict[str, Any]:
     return {
-        "fingerprint": book.print_of(path, values),
+        "fingerprint": made_from,
         "profile": book.profile,
         "parameters": values,
         "executed": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
