@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from dwclib.data.garments import ATTRIBUTES, PALETTE, random_garment
 
 from dwclib.data import captions
 from dwclib.data.captions import LIGHTNESS, NOT, PREDICATES, VAGUE, full_caption, phrase, vocabulary
+from dwclib.data.garments import ATTRIBUTES, PALETTE, random_garment
 
 CHANGES = [(name, old, new) for name in PREDICATES for old in ATTRIBUTES[name] for new in ATTRIBUTES[name]
            if old != new]  # fmt: skip
