@@ -106,6 +106,12 @@ def test_equations_are_rendered(visit, name):
         assert found["equations"] > 0
 
 
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_tables_that_cells_display_are_tables(visit, name):
+    page, _, _ = visit(name)
+    assert "|---|" not in page.evaluate(MEASURE)["text"].replace("—", "---")
+
+
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_fits_a_phone(visit, name):
     page, _, _ = visit(name, width=390)
