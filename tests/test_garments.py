@@ -153,3 +153,9 @@ def test_scenes_follow_their_rates():
     assert np.mean([scene.occlusion > 0 for scene in scenes]) == pytest.approx(0.3, abs=0.08)
     assert np.mean([scene.blur > 0 for scene in scenes]) == pytest.approx(0.6, abs=0.08)
     assert {scene.background for scene in scenes} == set(BACKDROPS)
+
+
+@pytest.mark.parametrize("field", [{"background": "moon"}, {"occluder": "cat"}, {"occlusion": 1.5}])
+def test_an_impossible_scene_is_refused(field):
+    with pytest.raises(DatasetError, match=f"scene: .*{next(iter(field))}"):
+        Scene(**field)

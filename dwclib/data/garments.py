@@ -132,6 +132,11 @@ class Scene:
     occluder : what hides it, one of `OCCLUDERS`.
     blur : radius of a Gaussian blur, in shares of the frame.
     seed : of the noise.
+
+    Raises
+    ------
+    DatasetError
+        For an unknown backdrop or occluder, or an occlusion that is no share.
     """
 
     background: str = "studio"
@@ -147,6 +152,19 @@ class Scene:
     occluder: str = "curtain"
     blur: float = 0.0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, known in (("background", tuple(BACKDROPS)), ("occluder", OCCLUDERS)):
+            if getattr(self, name) not in known:
+                raise DatasetError(
+                    f"there is no {name} {getattr(self, name)!r}",
+                    where="scene",
+                    remedy=f"Use one of {', '.join(known)}.",
+                )
+        if not 0 <= self.occlusion <= 1:
+            raise DatasetError(
+                f"the occlusion {self.occlusion} is no share", where="scene", remedy="Use 0 to 1."
+            )
 
 
 def random_garment(rng: np.random.Generator) -> Garment:
