@@ -45,9 +45,9 @@ def _parser() -> argparse.ArgumentParser:
     fashion.add_argument("--train", type=int, default=8_000, metavar="IMAGES")
     fashion.add_argument("--val", type=int, default=2_000, metavar="IMAGES")
 
-    pretrain = _command(commands, "pretrain", _pretrain, "train the book's CLIP anew")
-    pretrain.add_argument("--folder", type=Path, default=None, metavar="DIR", help="data/clip by default")
-    pretrain.add_argument("--epochs", type=int, default=8)
+    pretrain = _command(commands, "pretrain", _pretrain, "train the book's CLIP or ResNet anew")
+    pretrain.add_argument("network", choices=("clip", "cnn"))
+    pretrain.add_argument("--folder", type=Path, metavar="DIR", help="data/clip or data/cnn by default")
     return parser
 
 
@@ -98,9 +98,10 @@ def _synthfashion(options: argparse.Namespace) -> None:
 
 
 def _pretrain(options: argparse.Namespace) -> None:
-    from dwclib.pretrain import BOOK_CLIP, pretrain
+    from dwclib import pretrain
 
-    print(pretrain(options.folder or BOOK_CLIP, epochs=options.epochs))
+    run = {"clip": pretrain.pretrain_clip, "cnn": pretrain.pretrain_cnn}[options.network]
+    print(run(options.folder) if options.folder else run())
 
 
 if __name__ == "__main__":
