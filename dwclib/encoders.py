@@ -1,14 +1,19 @@
-"""The frozen CLIP: two encoders into one space, loaded by open_clip, whose features are computed once."""
+"""Encoders of images and texts.
+
+The CLIP stream's CLIP is frozen: its features are computed once (notebook 02). The CNN stream's two learn: a
+ResNet for images, an LSTM over words (notebook 07).
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from torch import Tensor, nn
 
 from dwclib.data.triplets import check_captions
@@ -19,13 +24,22 @@ if TYPE_CHECKING:
     from dwclib.data.triplets import Triplets
 
 BOOK_CLIP = ROOT / "data" / "clip"  # a folder in open_clip's own layout
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of the pictures that CLIP was trained on
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+BOOK_CNN = ROOT / "data" / "cnn"  # a folder in timm's own layout
 
 
 class Features(NamedTuple):
-    """What the frozen CLIP makes of a dataset: (images, clip_dim) and (queries, clip_dim), not normalised."""
+    """What a stream reads of a dataset, one row per image and one per query.
 
-    images: Float[Tensor, "images clip_dim"]
-    texts: Float[Tensor, "queries clip_dim"]
+    For the CLIP stream, what the frozen CLIP makes of it: (images, clip_dim) and (queries, clip_dim), not
+    normalised. For the CNN stream, the pictures and words: (images, h, w, 3) uint8 and (queries, words).
+    `mirrored` are CLIP's features of the mirror images, where training is to use them.
+    """
+
+    images: Shaped[Tensor, "images ..."]
+    texts: Shaped[Tensor, "queries ..."]
+    mirrored: Shaped[Tensor, "images ..."] | None = None
 
 
 class Clip(nn.Module):
@@ -109,7 +123,102 @@ class Clip(nn.Module):
         return fingerprint(self.name, *(state[key].cpu().numpy().tobytes() for key in sorted(state)))
 
 
-def features_of(clip: Clip, dataset: Triplets, pictures: UInt8[np.ndarray, "images h w 3"]) -> Features:
+class ResNet(nn.Module):
+    """A convolutional network that keeps its map of features: (batch, 3, h, w) to (batch, channels, h', w').
+
+    Parameters
+    ----------
+    name : a timm model ("resnet50", ...) or the path of a folder in timm's layout (``config.json`` beside
+        ``model.safetensors``). By default the small ResNet that comes with this book.
+    weights : "imagenet" for timm's pre-trained weights, or the path of a weights file; None starts a timm
+        model at random, and is the only choice for a folder, which brings its own.
+    random : leave a folder's weights aside and start at random.
+
+    Raises
+    ------
+    WeightsError
+        When model or weights are unknown, missing, damaged or cannot be fetched.
+
+    Source: released code, CNN stream (ResNet-50 up to its last convolutional stage).
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, name: str | Path = BOOK_CNN, weights: str | Path | None = None, *, random: bool = False
+    ) -> None:
+        super().__init__()
+        self.body = _load_cnn(name, weights, random)
+        self.channels: int = self.body.num_features
+        for statistic, values in (("mean", CLIP_MEAN), ("std", CLIP_STD)):
+            self.register_buffer(statistic, torch.tensor(values)[:, None, None], persistent=False)
+
+    def forward(self, pictures: UInt8[Tensor, "batch h w 3"]) -> Float[Tensor, "batch channels rows columns"]:
+        """Return the last stage's feature maps X of uint8 pictures."""
+        images = pictures.permute(0, 3, 1, 2).float() / 255  # a view: channels last in memory
+        return self.body.forward_features((images - self.mean) / self.std)  # (B, 3, h, w) -> (B, C, h', w')
+
+
+class GeM(nn.Module):
+    """Generalised-mean pooling, ``(mean_p max(z_p, eps)^p)^(1/p)``: p = 1 is the mean, large p the maximum.
+
+    Parameters
+    ----------
+    p : the exponent's first value; it is learned.
+    eps : what values are raised to at least.
+
+    Source: released code, CNN stream.
+    """
+
+    def __init__(self, *, p: float = 3.0, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.p = nn.Parameter(torch.tensor(p))
+        self.eps = eps
+
+    def forward(
+        self,
+        features: Float[Tensor, "batch dim places"],
+        mask: Bool[Tensor, "batch places"] | None = None,
+    ) -> Float[Tensor, "batch dim"]:
+        """Pool over the places (positions of a map, words of a text) where `mask` is true, or over all."""
+        powers = features.float().clamp(min=self.eps).pow(self.p)  # float32: 1e-18 is zero in float16
+        if mask is None:
+            return powers.mean(dim=2).pow(1 / self.p)  # (B, D, P) -> (B, D)
+        counted = mask[:, None, :].float()  # (B, L) -> (B, 1, L)
+        return ((powers * counted).sum(dim=2) / counted.sum(dim=2)).pow(1 / self.p)
+
+
+class WordLstm(nn.Module):
+    """Word embeddings and a one-layer LSTM over them, trained from scratch.
+
+    Parameters
+    ----------
+    words : size of the vocabulary; word 0 is the padding.
+    dim : D, width of the hidden state.
+    word_dim : width of a word's embedding.
+
+    Source: released code, CNN stream.
+    """
+
+    def __init__(self, words: int, dim: int, *, word_dim: int = 512) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(words, word_dim, padding_idx=0)
+        self.lstm = nn.LSTM(word_dim, dim, batch_first=True)
+
+    def forward(self, tokens: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length dim"]:
+        """Return the LSTM's state T after each word."""
+        return self.lstm(self.embedding(tokens))[0]  # (B, L) -> (B, L, word_dim) -> (B, L, D)
+
+
+def features_of(
+    clip: Clip,
+    dataset: Triplets,
+    pictures: UInt8[np.ndarray, "images h w 3"],
+    *,
+    texts: Sequence[str] | None = None,
+    mirrored: bool = False,
+) -> Features:
     """Encode the images and texts of a dataset, or read what an earlier call computed from the same input.
 
     Parameters
@@ -117,6 +226,8 @@ def features_of(clip: Clip, dataset: Triplets, pictures: UInt8[np.ndarray, "imag
     clip : the frozen encoder.
     dataset : gives the texts.
     pictures : its images, in the order of `dataset.image_ids`.
+    texts : one per query; the annotators' captions joined by default.
+    mirrored : encode the mirror images too.
 
     Raises
     ------
@@ -130,12 +241,14 @@ def features_of(clip: Clip, dataset: Triplets, pictures: UInt8[np.ndarray, "imag
             remedy="Pass the pictures of this dataset.",
         )
     model = clip.identity()
-    texts = dataset.texts()
+    texts = dataset.texts() if texts is None else list(texts)
+    key = fingerprint(model, np.ascontiguousarray(pictures).tobytes())
     return Features(
-        images=_cached(
-            fingerprint(model, np.ascontiguousarray(pictures).tobytes()), lambda: clip.encode_images(pictures)
-        ),
+        images=_cached(key, lambda: clip.encode_images(pictures)),
         texts=_cached(fingerprint(model, texts), lambda: clip.encode_texts(texts)),
+        mirrored=_cached(f"{key}-mirrored", lambda: clip.encode_images(pictures[:, :, ::-1]))
+        if mirrored
+        else None,
     )
 
 
@@ -171,6 +284,47 @@ def _load(name: str | Path, weights: str | Path | None) -> tuple[Any, Any]:
             "without any, leave both arguments out to use the CLIP that comes with the book.",
         ) from error
     return model, open_clip.get_tokenizer(model_name)
+
+
+def _load_cnn(name: str | Path, weights: str | Path | None, random: bool) -> Any:
+    import timm
+    from safetensors import SafetensorError
+
+    folder = Path(name)
+    config = folder / "config.json"
+    try:
+        if config.is_file():
+            described = json.loads(config.read_text(encoding="utf-8"))
+            body = timm.create_model(
+                described["architecture"], num_classes=0, global_pool="", **described["model_args"]
+            )
+            if not random:
+                body.load_state_dict(_read_weights(folder / "model.safetensors"))
+            return body
+        path = None if weights in (None, "imagenet") else weights
+        body = timm.create_model(str(name), pretrained=weights == "imagenet", num_classes=0, global_pool="")
+        if path is not None:
+            body.load_state_dict(_without_classifier(_read_weights(Path(path))))
+        return body
+    except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
+        raise WeightsError(
+            f"the CNN cannot be loaded ({_first_line(error)})",
+            where=folder if config.is_file() else f"CNN {str(name)!r} with weights {str(weights)!r}",
+            remedy="Name a folder with config.json and model.safetensors, or one of timm.list_models() and "
+            "the path of its weights; without any, leave both arguments out to use the book's own.",
+        ) from error
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    if path.suffix == ".safetensors":
+        return {key: value.float() for key, value in load_file(path).items()}
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _without_classifier(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value for key, value in state.items() if not key.startswith(("fc.", "head."))}
 
 
 def _first_line(error: Exception) -> str:

@@ -33,6 +33,14 @@ class WeightsError(DwcError):
     """Model weights that are missing, damaged, or of another model."""
 
 
+class CheckpointError(DwcError):
+    """A checkpoint that is damaged, or of another model, or that cannot be written."""
+
+
+class TrainingError(DwcError):
+    """A training that cannot go on: a loss that is not finite, a folder that another run uses."""
+
+
 class ConfigError(DwcError):
     """An unknown profile, parameter or setting, or one of the wrong type."""
 

@@ -1,9 +1,14 @@
-"""Mixed-modality contrastive loss: logits, labels (`dwclib.soft_labels`), then the loss (notebook 06)."""
+"""The losses: logits, labels (`dwclib.soft_labels`), then the loss.
+
+The mixed-modality contrastive loss trains a stream (notebook 06), the mutual enhancement loss makes two
+streams each other's teachers (notebook 08).
+"""
 
 from __future__ import annotations
 
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 
 def similarity_logits(
@@ -45,3 +50,31 @@ def contrastive_loss(
     """
     log_p = similarity_logits(queries, targets, temperature=temperature).log_softmax(dim=1)
     return -(labels * log_p).sum(dim=1).mean()  # (B, B) -> (B,) -> ()
+
+
+def mutual_enhancement_loss(
+    queries: Float[Tensor, "batch dim"],
+    targets: Float[Tensor, "batch dim"],
+    teacher_queries: Float[Tensor, "batch teacher_dim"],
+    teacher_targets: Float[Tensor, "batch teacher_dim"],
+    *,
+    scale: float = 10.0,
+) -> Float[Tensor, ""]:
+    """Let a student rank a batch as its teacher does.
+
+    ``L_m = KL(softmax(10 Q_b Y_b^T) || softmax(10 Q_a Y_a^T))``, the student a learning from the teacher b.
+
+    Parameters
+    ----------
+    queries, targets : the student's Q_a and Y_a, (batch, dim), rows of length one.
+    teacher_queries, teacher_targets : the teacher's Q_b and Y_b; no gradient reaches them.
+    scale : what the cosines are multiplied by.
+
+    Returns a scalar in nats, the mean over queries; 0 where both rank with the same confidence.
+    Source: released code.
+    """
+    student = similarity_logits(queries, targets, temperature=1 / scale).log_softmax(dim=1)
+    teacher = similarity_logits(
+        teacher_queries.detach(), teacher_targets.detach(), temperature=1 / scale
+    ).log_softmax(dim=1)
+    return functional.kl_div(student, teacher, reduction="batchmean", log_target=True)

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple, cast
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from torch import Tensor, nn
 
 from dwclib.combiner import AdaptiveWeightedCombiner, normalise
-from dwclib.editors import ModalityEditors
+from dwclib.editors import AttentionEditors, EditedMaps, ModalityEditors
+from dwclib.encoders import GeM, ResNet, WordLstm
+from dwclib.errors import ConfigError
+
+STREAMS = ("clip", "cnn")
 
 
 class Composition(NamedTuple):
@@ -31,9 +37,16 @@ class Composition(NamedTuple):
 class Composer(nn.Module, ABC):
     """What streams, baselines and ablations share: they compose queries and embed targets, in one space."""
 
+    def encode(self, images: Shaped[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
+        """Turn images, as a dataset's inputs hold them, into the features that the other methods take.
+
+        Composers on frozen features are given the features themselves, and pass them on.
+        """
+        return images
+
     @abstractmethod
     def compose(
-        self, image_features: Float[Tensor, "batch ..."], text_features: Float[Tensor, "batch ..."]
+        self, image_features: Float[Tensor, "batch ..."], text_features: Shaped[Tensor, "batch ..."]
     ) -> Composition:
         """Compose the query from the encoders' features of reference image and modification text."""
 
@@ -129,3 +142,117 @@ class ClipStream(TwoHeadComposer):
         edited = self.editors(image, text)
         query, modality_weight = self.combiner(edited.image, edited.text)
         return Composition(query, modality_weight, edited.image, edited.text)
+
+
+class CnnStream(Composer):
+    """DWC's CNN stream: ResNet and LSTM, attention editors, pooling, adaptive weighted combiner.
+
+    ``X', T' = editors(X, T)``; ``f_I = fc_img(GeM(X'))``, ``f_T = fc_txt(GeM(T'))``;
+    ``q = n(lam f_I + (1 - lam) f_T)`` with ``lam = combiner(f_I, f_T)``; ``y = n(fc_img(GeM(X_y)))``.
+    Its inputs are pictures, (batch, h, w, 3) uint8, and word numbers, (batch, length), 0 after the end.
+
+    Parameters
+    ----------
+    cnn : the image encoder, fine-tuned with the rest.
+    words : size of the vocabulary.
+    dim : D, the embedding width.
+    word_dim : width of a word's embedding.
+    dropout : dropout probability of the combiner.
+    word_temperature, position_temperature : of the attention.
+    mask_padding : keep padded words out of attention and pooling, so that a text means the same beside a
+        longer one. The released code does not.
+
+    Source: released code, CNN stream.
+    """
+
+    def __init__(
+        self,
+        cnn: ResNet,
+        words: int,
+        *,
+        dim: int = 1024,
+        word_dim: int = 512,
+        dropout: float = 0.5,
+        word_temperature: float = 7.0,
+        position_temperature: float = 4.0,
+        mask_padding: bool = True,
+    ) -> None:
+        super().__init__()
+        self.cnn, self.mask_padding = cnn, mask_padding
+        self.lstm = WordLstm(words, dim, word_dim=word_dim)
+        self.editors = AttentionEditors(
+            cnn.channels,
+            dim,
+            word_temperature=word_temperature,
+            position_temperature=position_temperature,
+        )
+        self.image_pool, self.text_pool, self.target_pool = GeM(), GeM(), GeM()
+        self.image_projection = nn.Linear(cnn.channels, dim)  # fc_img
+        self.text_projection = nn.Linear(dim, dim)  # fc_txt
+        self.combiner = AdaptiveWeightedCombiner(dim, dropout=dropout)
+
+    def encode(self, images: UInt8[Tensor, "batch h w 3"]) -> Float[Tensor, "batch channels rows columns"]:
+        """Return the feature maps X of pictures."""
+        return self.cnn(images)
+
+    def edit(
+        self,
+        image_features: Float[Tensor, "batch channels rows columns"],
+        text_features: Int[Tensor, "batch words"],
+    ) -> EditedMaps:
+        """Edit feature maps X by the words and the words by the maps; gates and attention come along."""
+        states = self.lstm(text_features)  # (B, L) -> (B, L, D)
+        return self.editors(image_features, states, self._mask(text_features))
+
+    def compose(
+        self,
+        image_features: Float[Tensor, "batch channels rows columns"],
+        text_features: Int[Tensor, "batch words"],
+    ) -> Composition:
+        """Compose the query from the reference's feature maps X and the modification text's word numbers."""
+        edited = self.edit(image_features, text_features)
+        f_image = self.image_projection(self.image_pool(edited.image.flatten(2)))  # (B, C, P) -> (B, D)
+        f_text = self.text_projection(self.text_pool(edited.text, self._mask(text_features)))
+        query, modality_weight = self.combiner(f_image, f_text)
+        return Composition(query, modality_weight, f_image, f_text)
+
+    def embed_target(
+        self, image_features: Float[Tensor, "batch channels rows columns"]
+    ) -> Float[Tensor, "batch dim"]:
+        """Embed targets: ``y = n(fc_img(GeM(X_y)))``, (batch, dim), rows of length one."""
+        return normalise(self.image_projection(self.target_pool(image_features.flatten(2))))
+
+    def _mask(self, tokens: Int[Tensor, "batch words"]) -> Bool[Tensor, "batch words"] | None:
+        return tokens > 0 if self.mask_padding else None
+
+
+class DWC(nn.Module):
+    """Both streams. Their scores add up, ``q_clip . y_clip + q_cnn . y_cnn``; either can be used alone.
+
+    Adding scores is the same as searching with both embeddings side by side: `joined`.
+
+    Parameters
+    ----------
+    streams : "clip" and "cnn", or one of them.
+
+    Source: released code.
+    """
+
+    def __init__(self, streams: Mapping[str, Composer]) -> None:
+        super().__init__()
+        if not streams or set(streams) - set(STREAMS):
+            raise ConfigError(
+                f"{sorted(streams)} are no streams",
+                where="DWC",
+                remedy=f"Use {' and '.join(STREAMS)}, or one.",
+            )
+        self.streams = nn.ModuleDict({name: streams[name] for name in STREAMS if name in streams})
+
+    def __getitem__(self, name: str) -> Composer:
+        """Return a stream by its name."""
+        return cast(Composer, self.streams[name])
+
+    @staticmethod
+    def joined(parts: Mapping[str, Float[Tensor, "n _dim"]]) -> Float[Tensor, "n sum"]:
+        """Put the streams' embeddings side by side: their dot products are the sums of the scores."""
+        return torch.cat(list(parts.values()), dim=1)

@@ -6,6 +6,7 @@ Frozen features make an epoch cheap: CLIP is never run here, only the layers on 
 from __future__ import annotations
 
 import random
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -133,6 +134,70 @@ def embed_gallery(composer: Composer, features: Features, dataset: Triplets) -> 
     return composer.embed_target(features.images[torch.from_numpy(dataset.gallery)].to(device))
 
 
+class Embedded(NamedTuple):
+    """All queries and gallery images of a dataset, embedded by one composer, on the CPU.
+
+    Fields
+    ------
+    queries : (queries, dim).
+    gallery : (gallery, dim).
+    modality_weight : (queries,), the image's share; None where the composer has none.
+    """
+
+    queries: Float[Tensor, "queries dim"]
+    gallery: Float[Tensor, "gallery dim"]
+    modality_weight: Float[Tensor, " queries"] | None
+
+
+@torch.no_grad()
+def embed(composer: Composer, features: Features, dataset: Triplets, *, batch: int = 250) -> Embedded:
+    """Embed a dataset in eval mode, on the composer's device. Each image is encoded once.
+
+    Parameters
+    ----------
+    composer, features, dataset : as in `train`; of any stream.
+    batch : images at a time. The queries that start from them are composed along with them.
+    """
+    _check_match(features, dataset)
+    composer.eval()
+    device = next(composer.parameters()).device
+    needed = torch.from_numpy(np.union1d(dataset.references, dataset.gallery))
+    references = torch.searchsorted(needed, torch.from_numpy(dataset.references))
+    members = torch.searchsorted(needed, torch.from_numpy(dataset.gallery))
+    queries, weights, gallery = _Rows(len(dataset)), _Rows(len(dataset)), _Rows(len(members))
+    for first in range(0, len(needed), batch):
+        encoded = composer.encode(features.images[needed[first : first + batch]].to(device))
+        shown = torch.nonzero((members >= first) & (members < first + batch)).squeeze(1)
+        if len(shown):
+            gallery.put(shown, composer.embed_target(encoded[(members[shown] - first).to(device)]))
+        asked = torch.nonzero((references >= first) & (references < first + batch)).squeeze(1)
+        for some in asked.split(batch):
+            own = encoded[(references[some] - first).to(device)]
+            composition = composer.compose(own, features.texts[some].to(device))
+            queries.put(some, composition.query)
+            if composition.modality_weight is not None:
+                weights.put(some, composition.modality_weight)
+    lam = weights.rows
+    return Embedded(queries.all(), gallery.all(), None if lam is None else lam.squeeze(1))
+
+
+class _Rows:
+    """A table on the CPU that is filled a few rows at a time."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.rows: Tensor | None = None
+
+    def put(self, places: Int[Tensor, " n"], values: Float[Tensor, "n dim"]) -> None:
+        if self.rows is None:
+            self.rows = torch.empty(self.count, values.shape[1])
+        self.rows[places] = values.float().cpu()
+
+    def all(self) -> Float[Tensor, "count dim"]:
+        assert self.rows is not None
+        return self.rows
+
+
 def search(
     composer: Composer, features: Features, dataset: Triplets, *, k: int = 50, exclude_reference: bool = True
 ) -> Int[Tensor, "queries {k}"]:
@@ -144,11 +209,9 @@ def search(
     k : how many.
     exclude_reference : keep the reference image out of the ranking.
     """
-    _check_match(features, dataset)
-    queries = compose_queries(composer, features, dataset).query
-    gallery = embed_gallery(composer, features, dataset)
+    found = embed(composer, features, dataset)
     references = torch.from_numpy(dataset.gallery_position(dataset.references))
-    return rank(queries, gallery, k=k, exclude=references if exclude_reference else None).cpu()
+    return rank(found.queries, found.gallery, k=k, exclude=references if exclude_reference else None)
 
 
 def _rows(dataset: Triplets, device: str) -> Int[Tensor, "queries 3"]:
@@ -167,7 +230,7 @@ def _check_match(features: Features, dataset: Triplets) -> None:
             remedy="Compute them from this dataset, with features_of.",
         )
     for kind, values in features._asdict().items():
-        if not bool(values.isfinite().all()):
+        if values is not None and values.is_floating_point() and not bool(values.isfinite().all()):
             row = int((~values.isfinite().all(-1)).nonzero()[0])
             raise FeatureError(
                 "a feature is NaN or infinite",

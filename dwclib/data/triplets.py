@@ -54,8 +54,16 @@ class Triplets:
         """Return the number of queries."""
         return len(self.targets)
 
-    def texts(self, *, joiner: str = " and ") -> list[str]:
-        """Return one modification text per query: its annotators' captions, joined."""
+    def texts(self, *, joiner: str = " and ", style: str = "joined") -> list[str]:
+        """Return one modification text per query: its annotators' captions, joined.
+
+        Parameters
+        ----------
+        joiner : what stands between two captions.
+        style : "marked" writes the released code's literal ``<BOS> c1 <AND> c2 <EOS>`` instead.
+        """
+        if style == "marked":
+            return [f"<BOS> {' <AND> '.join(captions)} <EOS>" for captions in self.captions]
         return [joiner.join(captions) for captions in self.captions]
 
     def gallery_position(self, images: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
@@ -97,6 +105,27 @@ class Triplets:
                 where=f"{self.name}, query {missing[0]}",
                 remedy="Add the image to the gallery or drop the query.",
             )
+
+
+def subset(dataset: Triplets, rows: Int[np.ndarray, " n"], *, own_gallery: bool = False) -> Triplets:
+    """Return some of a dataset's queries, over the same images.
+
+    Parameters
+    ----------
+    dataset : the whole.
+    rows : which queries.
+    own_gallery : search only the references and targets of these queries; by default, the whole's gallery.
+    """
+    references, targets = dataset.references[rows], dataset.targets[rows]
+    return Triplets(
+        name=dataset.name,
+        image_ids=dataset.image_ids,
+        identities=dataset.identities,
+        references=references,
+        targets=targets,
+        captions=tuple(dataset.captions[row] for row in rows),
+        gallery=np.union1d(references, targets) if own_gallery else dataset.gallery,
+    )
 
 
 def check_captions(captions: Sequence[object], where: str) -> None:

@@ -1,0 +1,71 @@
+"""Words and their numbers, for an encoder that learns its words from the training texts (notebook 07)."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from dwclib.errors import DatasetError
+
+PADDING, UNKNOWN = "<pad>", "<unk>"
+
+
+class Vocabulary:
+    """A list of words; a word's number is its place. Place 0 pads, place 1 stands for every unknown word.
+
+    Parameters
+    ----------
+    words : in order, with `PADDING` and `UNKNOWN` first.
+    """
+
+    def __init__(self, words: Sequence[str]) -> None:
+        if tuple(words[:2]) != (PADDING, UNKNOWN) or len(set(words)) < len(words):
+            raise DatasetError(
+                f"the words do not begin with {PADDING}, {UNKNOWN}, or one occurs twice",
+                where="vocabulary",
+                remedy="Build it with Vocabulary.from_texts.",
+            )
+        self.words = tuple(words)
+        self._number = {word: number for number, word in enumerate(self.words)}
+
+    @classmethod
+    def from_texts(cls, texts: Iterable[str], *, at_least: int = 1) -> Vocabulary:
+        """Collect the words that occur `at_least` so often, the most frequent first."""
+        counts = Counter(word for text in texts for word in words_of(text))
+        chosen = [word for word, count in counts.items() if count >= at_least]
+        return cls((PADDING, UNKNOWN, *sorted(chosen, key=lambda word: (-counts[word], word))))
+
+    def __len__(self) -> int:
+        """Return the number of words, padding and unknown included."""
+        return len(self.words)
+
+    def encode(self, texts: Sequence[str]) -> Int[Tensor, "texts length"]:
+        """Return the words' numbers, padded with 0 at the end to the longest text.
+
+        Raises
+        ------
+        DatasetError
+            For a text of which no word is known.
+        """
+        rows = [[self._number.get(word, 1) for word in words_of(text)] for text in texts]
+        for text, row in zip(texts, rows, strict=True):
+            if all(number == 1 for number in row):
+                raise DatasetError(
+                    f"no word of the text {text!r} is known",
+                    where="vocabulary",
+                    remedy="Say it in words of the training texts, or train with texts like it.",
+                )
+        tokens = torch.zeros(len(rows), max(map(len, rows), default=0), dtype=torch.long)
+        for row, numbers in zip(tokens, rows, strict=True):
+            row[: len(numbers)] = torch.tensor(numbers)
+        return tokens
+
+
+def words_of(text: str) -> list[str]:
+    """Split a text into lower-case words and numbers; a mark in angle brackets such as <AND> is a word."""
+    return re.findall(r"<\w+>|[^\W_]+(?:'[^\W_]+)?", text.lower())
