@@ -17,6 +17,9 @@ def main(arguments: list[str] | None = None) -> int:
     except DwcError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt as stop:
+        print(stop, file=sys.stderr)
+        return 130
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -45,6 +48,18 @@ def _parser() -> argparse.ArgumentParser:
     fashion.add_argument("--train", type=int, default=8_000, metavar="IMAGES")
     fashion.add_argument("--val", type=int, default=2_000, metavar="IMAGES")
 
+    train = _command(commands, "train", _train, "train DWC as a YAML file says, or go on where it stopped")
+    train.add_argument(
+        "config", type=Path, metavar="YAML", help="keys and defaults are those of dwclib/config.py"
+    )
+    train.add_argument("--out", type=Path, required=True, metavar="DIR", help="the run's folder")
+    _add_device(train)
+
+    evaluate = _command(commands, "evaluate", _evaluate, "measure Recall@K of a trained run")
+    evaluate.add_argument("run_folder", type=Path, metavar="DIR", help="a folder that 'train' wrote")
+    evaluate.add_argument("--keep-reference", action="store_true", help="leave the reference in the ranking")
+    _add_device(evaluate)
+
     pretrain = _command(commands, "pretrain", _pretrain, "train the book's CLIP or ResNet anew")
     pretrain.add_argument("network", choices=("clip", "cnn"))
     pretrain.add_argument("--folder", type=Path, metavar="DIR", help="data/clip or data/cnn by default")
@@ -59,6 +74,10 @@ def _command(commands, name, run, text) -> argparse.ArgumentParser:  # type: ign
 
 def _add_profile(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument("--profile", default=default, help=f"smoke, laptop or gpu; {default} by default")
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="a GPU where there is one, by default")
 
 
 def _book(options: argparse.Namespace) -> None:
@@ -95,6 +114,25 @@ def _synthfashion(options: argparse.Namespace) -> None:
     from dwclib.data.synthfashion import write_fashioniq
 
     write_fashioniq(options.out, seed=options.seed, train=options.train, val=options.val)
+
+
+def _train(options: argparse.Namespace) -> None:
+    from dwclib.config import read_config
+    from dwclib.runs import Run
+
+    _print_recall(Run(read_config(options.config), options.out, device=options.device).train().recall())
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from dwclib.runs import open_run
+
+    run = open_run(options.run_folder, device=options.device)
+    _print_recall(run.recall(exclude_reference=not options.keep_reference))
+
+
+def _print_recall(found: dict[str, dict[int, float]]) -> None:
+    for stream, recalls in found.items():
+        print(f"{stream:5}", "  ".join(f"R@{k} {value:.2f}" for k, value in recalls.items()))
 
 
 def _pretrain(options: argparse.Namespace) -> None:

@@ -54,6 +54,18 @@ class Lesson(NamedTuple):
     targets: Float[Tensor, "batch teacher_dim"]
 
 
+class _Encoded(dict[str, Pair]):
+    """A batch as each stream encodes it to learn from it, computed when first asked for."""
+
+    def __init__(self, encode: Callable[[str], Pair]) -> None:
+        super().__init__()
+        self.encode = encode
+
+    def __missing__(self, name: str) -> Pair:
+        self[name] = self.encode(name)
+        return self[name]
+
+
 class AlternateTraining:
     """The optimisers of both streams, and the step that trains them.
 
@@ -99,13 +111,14 @@ class AlternateTraining:
                 remedy="Use two or more.",
             )
         self.model.train()
-        maps = {name: self._encode(name, batch) for name in self.model.streams}
+        encoded = _Encoded(lambda name: self._encode(name, batch))
         simultaneous = self.config.order == "simultaneous"
-        lessons = {name: self._lesson_for(name, maps, batch) for name in maps if simultaneous}
+        names = list(self.model.streams)
+        lessons = {name: self._lesson_for(name, encoded, batch) for name in names if simultaneous}
         losses = {}
-        for name in maps:
-            lesson = lessons[name] if simultaneous else self._lesson_for(name, maps, batch)
-            losses[name] = self._learn(name, maps[name], batch, lesson)
+        for name in names:
+            lesson = lessons[name] if simultaneous else self._lesson_for(name, encoded, batch)
+            losses[name] = self._learn(name, encoded[name], batch, lesson)
         return losses
 
     def state_dict(self) -> dict[str, dict]:
@@ -124,6 +137,14 @@ class AlternateTraining:
         for kind, parts in state.items():
             for name, part in parts.items():
                 getattr(self, kind)[name].load_state_dict(part)
+        for optimizer in self.optimizers.values():
+            for (
+                parameter,
+                moments,
+            ) in optimizer.state.items():  # the fused step pairs them as they lie in memory
+                for key, moment in moments.items():
+                    if moment.shape == parameter.shape:
+                        moments[key] = torch.empty_like(parameter).copy_(moment)
 
     def _encode(self, name: str, batch: Batch) -> Pair:
         """Encode references and targets in one stream: two passes, the only ones a step needs."""
@@ -133,13 +154,14 @@ class AlternateTraining:
         with self._autocast():
             return Pair(*(self.model[name].encode(i) for i in images))
 
-    def _lesson_for(self, student: str, maps: Mapping[str, Pair], batch: Batch) -> Lesson | None:
+    def _lesson_for(self, student: str, encoded: Mapping[str, Pair], batch: Batch) -> Lesson | None:
         """Return how the other stream places the batch; None where there is no other, or nobody listens."""
         teacher = next((name for name in self.model.streams if name != student), None)
         if teacher is None or self.config.mutual_weight == 0:
             return None
+        shared = encoded[teacher] if self.config.share_maps else None
         with torch.no_grad(), _mode(self.model[teacher], training=self.config.teacher_mode == "train"):
-            pair = maps[teacher] if self.config.share_maps else self._encode(teacher, batch)
+            pair = shared or self._encode(teacher, batch)
             if self.config.teacher_target == "reference":
                 pair = Pair(pair.reference, pair.reference)
             return Lesson(*self._place(teacher, pair, batch))

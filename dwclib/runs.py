@@ -213,7 +213,8 @@ class Run:
     def _validate(self, position: dict[str, Any], log: _Log) -> None:
         split = self.validation if self.config.training.select_on == "validation" else self.evaluation
         found = self.recall(split)
-        score = float(np.mean([found["both" if "both" in found else next(iter(found))][k] for k in (10, 50)]))
+        final = list(found.values())[-1]  # of both streams together, where there are two
+        score = float(np.mean([value for k, value in final.items() if k > 1] or [*final.values()]))
         if score > position["best"]["score"]:
             position["best"] = {"score": score, "name": _name_of(position["step"])}
         log.recall(position["step"] // self.steps_per_epoch, found)
@@ -397,7 +398,7 @@ class _BatchesOf(Dataset):
 
 
 class _Log:
-    """Losses and recalls on their way to CSV, TensorBoard and the bar; a loss that is not finite stops here."""
+    """Losses and recalls on their way to CSV, TensorBoard and bar; a loss that is not finite stops here."""
 
     def __init__(self, run: Run, progress: bool) -> None:
         self.run, self.progress = run, progress
@@ -452,8 +453,7 @@ class _Log:
         _append_csv(self.run.folder / "recall.csv", pd.DataFrame(rows))
         values = {f"{row['stream']} {k}": v for row in rows for k, v in row.items() if k.startswith("R@")}
         self.run.accelerator.log(values, step=self.step)
-        best = rows[-1]
-        self.found["R@10"] = f"{best['R@10']:.1f}"
+        self.found |= {name: f"{value:.1f}" for name, value in rows[-1].items() if name == "R@10"}
 
     def close(self) -> None:
         """End the bar and TensorBoard's file."""

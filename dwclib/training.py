@@ -162,8 +162,8 @@ def embed(composer: Composer, features: Features, dataset: Triplets, *, batch: i
     composer.eval()
     device = next(composer.parameters()).device
     needed = torch.from_numpy(np.union1d(dataset.references, dataset.gallery))
-    references = torch.searchsorted(needed, torch.from_numpy(dataset.references))
-    members = torch.searchsorted(needed, torch.from_numpy(dataset.gallery))
+    references = torch.searchsorted(needed, torch.from_numpy(dataset.references).contiguous())
+    members = torch.searchsorted(needed, torch.from_numpy(dataset.gallery).contiguous())
     queries, weights, gallery = _Rows(len(dataset)), _Rows(len(dataset)), _Rows(len(members))
     for first in range(0, len(needed), batch):
         encoded = composer.encode(features.images[needed[first : first + batch]].to(device))

@@ -1,0 +1,60 @@
+"""One YAML file: what it says is used, and what cannot be used is named."""
+
+from __future__ import annotations
+
+import pytest
+
+from dwclib.config import Config, parse_config, read_config
+from dwclib.errors import ConfigError
+
+
+def test_an_empty_file_gives_the_paper_s_claims(tmp_path) -> None:
+    (tmp_path / "run.yml").write_text("")
+    config = read_config(tmp_path / "run.yml")
+    assert config == Config()
+    training = config.training
+    assert (training.order, training.teacher_target, training.teacher_mode) == ("alternate", "target", "eval")
+    assert (training.detach_labels, training.select_on, training.shared_scaler) == (True, "validation", False)
+    assert (config.model.mask_padding, config.data.captions) == (True, "joined")
+    assert (training.learning_rate, training.weight_decay, training.batch) == (1e-4, 1e-6, 32)
+    assert (training.alpha, training.temperature, training.mutual_scale) == (0.2, 0.07, 10)
+
+
+def test_values_are_read_and_written_back(tmp_path) -> None:
+    (tmp_path / "run.yml").write_text("training: {epochs: 3, learning_rate: 1}\nmodel: {streams: [clip]}\n")
+    config = read_config(tmp_path / "run.yml")
+    assert (config.training.epochs, config.model.streams) == (3, ["clip"])
+    assert parse_config(config.model_dump(), "again") == config
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("training: {epoch: 3}", "training.epoch"),
+        ("trainig: {}", "trainig"),
+        ("training: {epochs: '3'}", "training.epochs"),
+        ("training: {epochs: 2.5}", "training.epochs"),
+        ("training: {batch: 1}", "training.batch"),
+        ("training: {detach_labels: 'no way'}", "training.detach_labels"),
+        ("training: {order: random}", "training.order"),
+        ("model: {streams: []}", "model.streams"),
+        ("model: {streams: [clip, gru]}", "model.streams.1"),
+        ("model: {dim: 100}", "model.dim"),
+        ("data: {dataset: imagenet}", "data.dataset"),
+        ("[1, 2]", "the file"),
+    ],
+)
+def test_unknown_and_ill_typed_keys_are_refused_by_name(tmp_path, text: str, key: str) -> None:
+    (tmp_path / "run.yml").write_text(text)
+    with pytest.raises(ConfigError) as error:
+        read_config(tmp_path / "run.yml")
+    assert key in error.value.problem
+    assert error.value.where.endswith("run.yml")
+
+
+@pytest.mark.parametrize("text", ["a: [", None])
+def test_no_yaml_and_no_file_are_told(tmp_path, text: str | None) -> None:
+    if text:
+        (tmp_path / "run.yml").write_text(text)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_config(tmp_path / "run.yml")
