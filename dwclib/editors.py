@@ -149,43 +149,43 @@ class Inception(nn.Module):
     input_dim : channels of the input.
     dim : channels of the output, a multiple of 8.
 
-    Source: released code, CNN stream.
+    Source: released code, CNN stream. There the average comes before its 1 convolution; here it comes after,
+    on fewer channels, which is the same sum in another order.
     """
 
     def __init__(self, dimensions: int, input_dim: int, dim: int) -> None:
         super().__init__()
         convolution, norm, average = _LAYERS[dimensions]
-        self.pool = average(3, stride=1, padding=1)
 
-        def branch(*layers: tuple[int, int]) -> nn.ModuleList:
-            """Chain convolutions given by (channels, kernel)."""
-            widths = [input_dim, *(channels for channels, _ in layers)]
-            return nn.ModuleList(
-                nn.Sequential(
-                    convolution(before, channels, kernel, padding=kernel // 2, bias=False), norm(channels)
-                )
-                for before, (channels, kernel) in zip(widths, layers, strict=False)
-            )
+        def layer(before: int, after: int, kernel: int, *between: nn.Module) -> nn.Sequential:
+            convolve = convolution(before, after, kernel, padding=kernel // 2, bias=False)
+            return nn.Sequential(convolve, *between, norm(after))
 
+        eighth = dim // 8
         self.branches = nn.ModuleList(
-            [
-                branch((3 * dim // 8, 1)),
-                branch((dim // 2, 1), (dim // 4, 3)),
-                branch((dim // 4, 1), (dim // 8, 3), (dim // 4, 3)),
-                branch((dim // 8, 1)),
-            ]
+            nn.ModuleList(layers)
+            for layers in (
+                [layer(input_dim, 3 * eighth, 1)],
+                [layer(input_dim, 4 * eighth, 1), layer(4 * eighth, 2 * eighth, 3)],
+                [
+                    layer(input_dim, 2 * eighth, 1),
+                    layer(2 * eighth, eighth, 3),
+                    layer(eighth, 2 * eighth, 3),
+                ],
+                [layer(input_dim, eighth, 1, average(3, stride=1, padding=1))],
+            )
         )
 
     def forward(
-        self, x: Float[Tensor, "batch input_dim *places"], mask: Bool[Tensor, batch * places] | None = None
+        self, x: Float[Tensor, "batch input_dim *places"], mask: Bool[Tensor, "batch *places"] | None = None
     ) -> Float[Tensor, "batch dim *places"]:
         """Return the branches' channels, concatenated; masked places are zero wherever a neighbour looks."""
-        keep = 1 if mask is None else mask[:, None].to(x.dtype)
         outputs = []
-        for number, layers in enumerate(self.branches):
-            out = self.pool(x * keep) if number == len(self.branches) - 1 else x
+        for layers in self.branches:
+            out = x
             for depth, layer in enumerate(cast(nn.ModuleList, layers)):
-                out = layer((out.relu() if depth else out) * keep)
+                out = out.relu() if depth else out
+                out = layer(out if mask is None else out * mask[:, None])
             outputs.append(out)
         return torch.cat(outputs, dim=1)
 

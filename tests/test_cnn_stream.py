@@ -92,6 +92,13 @@ def test_inception_has_the_published_branches(dimensions: int) -> None:
     assert block(torch.randn(2, 24, *[5] * dimensions)).shape == (2, 16, *[5] * dimensions)
 
 
+def test_the_average_may_come_after_its_convolution() -> None:
+    torch.manual_seed(0)
+    convolve, average, norm = Inception(2, 24, 16).eval().branches[3][0]
+    x = torch.randn(2, 24, 5, 5)
+    torch.testing.assert_close(norm(average(convolve(x))), norm(convolve(average(x))))
+
+
 def test_inception_keeps_its_sign_and_sees_two_places_to_each_side() -> None:
     torch.manual_seed(0)
     block = Inception(1, 8, 16).eval()
