@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -278,6 +280,8 @@ def build(book: Book, *, cell_timeout: int = 900) -> Path:
     key = fingerprint([str(path.relative_to(stage)) for path in files], *files)
     mark, page = book.build / "site.fingerprint", book.build / "html" / "index.html"
     if not (page.exists() and mark.exists() and mark.read_text() == key):
+        if not mark.exists():  # the last build failed: Sphinx would not warn again of pages it has read
+            shutil.rmtree(book.build / ".doctrees", ignore_errors=True)
         mark.unlink(missing_ok=True)
         _render(book, stage)
         mark.write_text(key)
@@ -294,9 +298,12 @@ def _execute_one(book: Book, path: Path, values: dict[str, Any], cell_timeout: i
     import papermill
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
-    start, made_from = time.time(), book.print_of(path, values)
+    start, made_from = (
+        time.time(),
+        book.print_of(path, values),
+    )  # taken first: an edit meanwhile makes it stale
     try:
-        with atomic(book.executed(path)) as target:
+        with atomic(book.executed(path)) as target, _inline_figures():
             papermill.execute_notebook(
                 path,
                 target,
@@ -313,8 +320,9 @@ def _execute_one(book: Book, path: Path, values: dict[str, Any], cell_timeout: i
             notebook["metadata"]["dwc_book"] = _stamp(book, made_from, values, seconds)
             target.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     except papermill.PapermillExecutionError as error:
+        number = _source_number(path, values, error.cell_index)
         raise BookError(
-            f"cell {error.cell_index + 1} failed with {error.ename}: {error.evalue}",
+            f"cell {number} failed with {error.ename}: {error.evalue}",
             where=path,
             remedy="Open the notebook in JupyterLab and run it up to that cell.",
         ) from error
@@ -325,6 +333,24 @@ def _execute_one(book: Book, path: Path, values: dict[str, Any], cell_timeout: i
             remedy="Use smaller parameters, or a longer --cell-timeout.",
         ) from error
     return seconds
+
+
+def _source_number(path: Path, values: dict[str, Any], index: int) -> int:
+    """Return the number, from 1, that a cell of the executed notebook has in its source."""
+    cells = read_notebook(path)["cells"]
+    place = next((i for i, cell in enumerate(cells) if PARAMETERS in _tags(cell)), len(cells))
+    return index + (0 if values and index > place else 1)  # papermill puts its own cell behind the parameters
+
+
+@contextmanager
+def _inline_figures() -> Iterator[None]:
+    """Keep a caller's MPLBACKEND from the kernels: with another backend than Jupyter's no figure is shown."""
+    chosen = os.environ.pop("MPLBACKEND", None)
+    try:
+        yield
+    finally:
+        if chosen is not None:
+            os.environ["MPLBACKEND"] = chosen
 
 
 def _stamp(book: Book, made_from: str, values: dict[str, Any], seconds: float) -> dict[str, Any]:
@@ -341,8 +367,6 @@ def _stamp(book: Book, made_from: str, values: dict[str, Any], seconds: float) -
 
 
 def _device() -> str:
-    import os
-
     import torch
 
     if torch.cuda.is_available():

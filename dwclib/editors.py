@@ -177,7 +177,7 @@ class Inception(nn.Module):
         )
 
     def forward(
-        self, x: Float[Tensor, "batch input_dim *places"], mask: Bool[Tensor, "batch *places"] | None = None
+        self, x: Float[Tensor, "batch input_dim *places"], mask: Bool[Tensor, batch * places] | None = None
     ) -> Float[Tensor, "batch dim *places"]:
         """Return the branches' channels, concatenated; masked places are zero wherever a neighbour looks."""
         outputs = []

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -118,6 +119,36 @@ def test_a_failure_names_notebook_cell_and_error_and_keeps_what_had_succeeded(ro
     assert "cell 3 failed with KeyError: 'missing colour'" in str(caught.value)
     assert book.Book("smoke", root).is_fresh(root / "notebooks/01_first.ipynb", {"epochs": 1})
     assert [path.name for path in (root / "_build/executed/smoke").iterdir()] == ["01_first.ipynb"]
+
+
+def test_a_failing_cell_has_its_number_in_the_source(root):
+    for stem, profile in (("01_first", "smoke"), ("01_first", "laptop")):  # with and without given parameters
+        put(root, stem, notebook(cell("1 / 0")))
+        with pytest.raises(BookError, match="cell 8 failed with ZeroDivisionError"):
+            book.execute(Book(profile, root), only="01")
+    put(root, "01_first", notebook(title=cell("1 / 0")))
+    with pytest.raises(BookError, match="cell 1 failed with ZeroDivisionError"):
+        book.execute(Book("smoke", root), only="01")
+
+
+def test_figures_are_drawn_into_the_notebook_whatever_backend_the_caller_has(root, monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    put(root, "01_first", notebook(cell("import matplotlib.pyplot as plt\nplt.plot([1, 2]);")))
+    (first,) = book.execute(Book("smoke", root), only="01")
+    outputs = get(first)["cells"][-1]["outputs"]
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    assert os.environ["MPLBACKEND"] == "agg"
+
+
+def test_what_changes_while_a_notebook_runs_makes_it_stale(root):
+    edit = "from pathlib import Path\nPath('../data/card.md').write_text('edited meanwhile')"
+    put(root, "01_first", notebook(cell(edit)))
+    smoke = Book("smoke", root)
+    book.execute(smoke, only="01")
+    source, values = root / "notebooks" / "01_first.ipynb", smoke.parameters()["01_first"]
+    assert not smoke.is_fresh(source, values)
+    book.execute(smoke, only="01")
+    assert smoke.is_fresh(source, values)
 
 
 def test_a_cell_that_takes_too_long_is_stopped(root):
@@ -256,9 +287,12 @@ def test_a_warning_of_jupyter_book_stops_the_build(root, capsys):
     for name in ("logo.svg", "book.css"):
         shutil.copy(Path(book.ROOT) / "book/_static" / name, root / "book/_static")
     (root / "book/references.bib").touch()
-    with pytest.raises(BookError, match="warnings above"):
-        book.build(Book("smoke", root))
-    assert "nowhere" in capsys.readouterr().err
+    for _ in range(2):  # the second build has read the page before
+        with pytest.raises(BookError, match="warnings above"):
+            book.build(Book("smoke", root))
+        assert "nowhere" in capsys.readouterr().err
+    (root / "book/index.md").write_text("# Hello\n")
+    assert book.build(Book("smoke", root)).exists()
 
 
 def test_the_command_line_tells_bad_input_in_one_line(capsys):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
 
 from dwclib.data.triplets import check_image_ids
 from dwclib.errors import DatasetError
-from dwclib.files import atomic
+from dwclib.files import atomic, fingerprint
 
 CHUNK = 500  # images that one task makes, and that an interruption can lose
 ENDINGS = (".png", ".jpg", ".jpeg")
@@ -56,37 +58,89 @@ def read_image(path: Path, size: int) -> UInt8[np.ndarray, "size size 3"]:
     return np.asarray(ImageOps.fit(picture, (size, size), Image.Resampling.BICUBIC))
 
 
+class ImageFolder(NamedTuple):
+    """The images of a folder, in the order that was asked for.
+
+    Fields
+    ------
+    pictures : (images, size, size, 3), read-only from disk; black where an image could not be read.
+    unreadable : image number -> what was wrong with it.
+    """
+
+    pictures: UInt8[np.ndarray, "images size size 3"]
+    unreadable: dict[int, str]
+
+
 def image_store(
-    path: Path, make: Callable[[int], UInt8[np.ndarray, "size size 3"]], count: int, *, workers: int = -1
-) -> UInt8[np.ndarray, "count size size 3"]:
-    """Return the images of the store at `path`, read-only from disk; make the missing ones first.
+    path: Path,
+    make: Callable[[int], UInt8[np.ndarray, "size size 3"]],
+    count: int,
+    size: int,
+    *,
+    identity: str = "",
+    strict: bool = True,
+    workers: int = -1,
+) -> ImageFolder:
+    """Return the images of the store at `path`; make the missing ones first.
 
     Parameters
     ----------
-    path : an ``.npy`` file; its name should change whenever its content would.
+    path : an ``.npy`` file; a description is kept beside it.
     make : gives image number i. It runs in other processes, so it must be picklable.
     count : number of images.
+    size : their width and height in pixels.
+    identity : of what the images are made; a store of something else is refused.
+    strict : raise where `make` does, instead of keeping a list.
     workers : processes, -1 for one per core.
+
+    Raises
+    ------
+    DatasetError
+        When the store at `path` is another's, or `strict` and an image cannot be made.
 
     Finished chunks wait beside the store, so a stopped run goes on where it was; the store itself
     appears in one rename.
     """
-    from joblib import Parallel, delayed
+    from filelock import FileLock
 
-    if not path.exists():
-        parts = path.with_suffix(".parts")
-        starts = range(0, count, CHUNK)
-        tasks = (delayed(_make_chunk)(parts / f"{a:08d}.npy", make, a, min(a + CHUNK, count)) for a in starts)
-        Parallel(n_jobs=workers)(tasks)
-        _join_chunks(path, sorted(parts.glob("*.npy")), count)
-    return np.load(path, mmap_mode="r", allow_pickle=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    key = fingerprint(identity, count, size)
+    with FileLock(path.with_suffix(".lock")):
+        if not path.exists():
+            parts = path.with_suffix(f".{key}.parts")
+            _make_chunks(parts, make, count, size, strict, workers)
+            _join_chunks(path, parts, key, (count, size, size, 3))
+    unreadable = _read_description(path, key)
+    if strict and unreadable:
+        number, problem = next(iter(unreadable.items()))
+        raise DatasetError(
+            f"{len(unreadable)} images cannot be read; the first is number {number}: {problem}",
+            where=path,
+            remedy="Mend them and delete the store, or drop the triplets that use them.",
+        )
+    return ImageFolder(np.load(path, mmap_mode="r", allow_pickle=False), unreadable)
 
 
 def stored_folder(
-    path: Path, folder: Path, image_ids: Sequence[str], size: int, *, workers: int = -1
-) -> UInt8[np.ndarray, "count size size 3"]:
-    """Return the store of the images of a folder, in the order of `image_ids`, decoded once."""
-    return image_store(path, _Reader(folder, tuple(image_ids), size), len(image_ids), workers=workers)
+    path: Path, folder: Path, image_ids: Sequence[str], size: int, *, strict: bool = False, workers: int = -1
+) -> ImageFolder:
+    """Return the images of a folder, in the order of `image_ids`, decoded once.
+
+    Parameters
+    ----------
+    path, size, strict, workers : as `image_store` takes them.
+    folder : where ``<image id>.png`` (or .jpg, .jpeg) are.
+    image_ids : which images.
+    """
+    return image_store(
+        path,
+        _Reader(folder, tuple(image_ids), size),
+        len(image_ids),
+        size,
+        identity=fingerprint(list(image_ids)),
+        strict=strict,
+        workers=workers,
+    )
 
 
 class _Reader:
@@ -97,28 +151,56 @@ class _Reader:
         return read_image(find_image(self.folder, self.image_ids[index]), self.size)
 
 
-def _make_chunk(
-    path: Path, make: Callable[[int], UInt8[np.ndarray, "size size 3"]], first: int, last: int
-) -> None:
+def _make_chunks(parts: Path, make: Any, count: int, size: int, strict: bool, workers: int) -> None:
+    from joblib import Parallel, delayed
+
+    ranges = [range(first, min(first + CHUNK, count)) for first in range(0, count, CHUNK)]
+    Parallel(n_jobs=workers)(
+        delayed(_make_chunk)(parts / f"{chunk.start:08d}.npy", make, chunk, size, strict) for chunk in ranges
+    )
+
+
+def _make_chunk(path: Path, make: Any, numbers: range, size: int, strict: bool) -> None:
     if path.exists():
         return
-    images = np.stack([make(index) for index in range(first, last)])
-    _save(path, images)
-
-
-def _join_chunks(path: Path, parts: list[Path], count: int) -> None:
-    first = np.load(parts[0], mmap_mode="r", allow_pickle=False)
-    with atomic(path) as target:
-        whole = np.lib.format.open_memmap(target, mode="w+", dtype=np.uint8, shape=(count, *first.shape[1:]))
-        for number, part in enumerate(parts):
-            chunk = np.load(part, allow_pickle=False)
-            whole[number * CHUNK : number * CHUNK + len(chunk)] = chunk
-        whole.flush()
-    for part in parts:
-        part.unlink()
-    parts[0].parent.rmdir()
-
-
-def _save(path: Path, array: np.ndarray) -> None:
+    images, unreadable = np.zeros((len(numbers), size, size, 3), np.uint8), {}
+    for row, number in enumerate(numbers):
+        try:
+            images[row] = make(number)
+        except DatasetError as error:
+            if strict:
+                raise
+            unreadable[number] = str(error)
+    with atomic(path.with_suffix(".json")) as target:
+        target.write_text(json.dumps(unreadable), encoding="utf-8")
     with atomic(path) as target, target.open("wb") as file:
-        np.save(file, array, allow_pickle=False)
+        np.save(file, images, allow_pickle=False)
+
+
+def _join_chunks(path: Path, parts: Path, key: str, shape: tuple[int, ...]) -> None:
+    import shutil
+
+    unreadable: dict[str, str] = {}
+    with atomic(path) as target:
+        whole = np.lib.format.open_memmap(target, mode="w+", dtype=np.uint8, shape=shape)
+        for chunk in sorted(parts.glob("*.npy")):
+            images, first = np.load(chunk, mmap_mode="r", allow_pickle=False), int(chunk.stem)
+            whole[first : first + len(images)] = images
+            unreadable |= json.loads(chunk.with_suffix(".json").read_text(encoding="utf-8"))
+        whole.flush()
+        with atomic(path.with_suffix(".json")) as description:
+            text = json.dumps({"key": key, "shape": shape, "unreadable": unreadable}, indent=1)
+            description.write_text(text, encoding="utf-8")
+    shutil.rmtree(parts)
+
+
+def _read_description(path: Path, key: str) -> dict[int, str]:
+    description = path.with_suffix(".json")
+    found = json.loads(description.read_text(encoding="utf-8")) if description.exists() else {}
+    if found.get("key") != key:
+        raise DatasetError(
+            "the image store was made from other images, or in another size",
+            where=path,
+            remedy="Name another file, or delete this one to make it anew.",
+        )
+    return {int(number): problem for number, problem in found["unreadable"].items()}

@@ -398,7 +398,8 @@ def _draw(
     source = Path(garments.__file__)
     key = fingerprint(source, codes.tobytes(), [asdict(scene) for scene in scenes], size)
     path = cache_folder("synthfashion") / f"{key}.npy"
-    return image_store(path, partial(_draw_one, codes, scenes, size), len(codes), workers=workers)
+    draw = partial(_draw_one, codes, scenes, size)
+    return image_store(path, draw, len(codes), size, identity=key, workers=workers).pictures
 
 
 def _draw_one(
