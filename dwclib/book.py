@@ -27,7 +27,12 @@ from dwclib.errors import ConfigError, DwcError
 from dwclib.files import ROOT, atomic, fingerprint
 
 CHECKED, SOLUTION, PARAMETERS = "nbval-check-output", "solution", "parameters"
-NO_INFLUENCE = ("book.py", "__main__.py", "pretrain.py")  # modules whose change leaves every output as it is
+NO_INFLUENCE = (
+    "book.py",
+    "__main__.py",
+    "pretrain.py",
+    "bench.py",
+)  # modules whose change leaves every output as it is
 Notebook = dict[str, Any]
 Cell = dict[str, Any]
 
@@ -100,11 +105,16 @@ class Book:
         return {stem: {**(chosen.get(stem) or {})} for stem in stems}
 
     def print_of(self, notebook: Path, parameters: dict[str, Any]) -> str:
-        """Return a fingerprint of all that a notebook's outputs depend on."""
+        """Return a fingerprint of all that a notebook's outputs depend on.
+
+        Of the stored results only the folders that the notebook names count.
+        """
         cells = [(c["cell_type"], _source(c), _tags(c)) for c in read_notebook(notebook)["cells"]]
         library = [p for p in sorted((self.root / "dwclib").rglob("*.py")) if p.name not in NO_INFLUENCE]
         data = [path for path in sorted((self.root / "data").rglob("*")) if path.is_file()]
-        return fingerprint(cells, parameters, self.root / "requirements.lock", *library, *data)
+        said = json.dumps(cells)
+        read = [path for path in data if "results" not in path.parts or path.parent.name in said]
+        return fingerprint(cells, parameters, self.root / "requirements.lock", *library, *read)
 
     def is_fresh(self, notebook: Path, parameters: dict[str, Any]) -> bool:
         """Tell whether the executed copy was made from what is there now."""

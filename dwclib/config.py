@@ -22,6 +22,9 @@ from pydantic import (
 )
 
 from dwclib.errors import ConfigError
+from dwclib.files import ROOT
+
+RECIPES = ROOT / "data" / "recipes"
 
 
 class _Section(BaseModel):
@@ -143,6 +146,28 @@ class Config(_Section):
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
+
+    def but(self, **sections: dict[str, Any]) -> Config:
+        """Return a copy in which some keys are changed: ``config.but(training={"mutual_weight": 0.0})``."""
+        values = self.model_dump()
+        for section, changes in sections.items():
+            values[section] = {**values.get(section, {}), **changes}
+        return parse_config(values, "Config.but")
+
+
+def read_recipe(name: str) -> Config:
+    """Read one of the book's own configurations, ``data/recipes/<name>.yml``.
+
+    Raises
+    ------
+    ConfigError
+        When there is none of that name.
+    """
+    path = RECIPES / f"{name}.yml"
+    if not path.exists():
+        known = ", ".join(sorted(recipe.stem for recipe in RECIPES.glob("*.yml")))
+        raise ConfigError(f"there is no recipe {name!r}", where=RECIPES, remedy=f"Use one of {known}.")
+    return read_config(path)
 
 
 def read_config(path: Path) -> Config:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import hashlib
 import json
@@ -43,6 +44,33 @@ def atomic(path: Path) -> Iterator[Path]:
         os.replace(workspace / path.name, path)
     finally:
         shutil.rmtree(workspace, ignore_errors=True)
+
+
+def code_of(*modules: str) -> list[Path]:
+    """Return the files of these modules of dwclib and of all that they import from it, in order.
+
+    Parameters
+    ----------
+    *modules : such as ``"dwclib.losses"``.
+
+    What depends on a computation's code can be named by these files: editing another changes nothing.
+    """
+    found: dict[str, Path] = {}
+    waiting = list(modules)
+    while waiting:
+        path = ROOT.joinpath(*(module := waiting.pop()).split("."))
+        path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        if module not in found and path.exists():
+            found[module] = path
+            waiting += _imports_of(path)
+    return [found[module] for module in sorted(found)]
+
+
+def _imports_of(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dwclib"):
+            yield str(node.module)
+            yield from (f"{node.module}.{name.name}" for name in node.names)  # may be a module itself
 
 
 def fingerprint(*parts: Any) -> str:

@@ -38,9 +38,9 @@ from dwclib.config import Config, DataConfig, ModelConfig, parse_config
 from dwclib.data.synthfashion import Dials, synthfashion
 from dwclib.data.triplets import Triplets, subset
 from dwclib.data.vocabulary import Vocabulary
-from dwclib.encoders import BOOK_CLIP, Clip, Features, ResNet, features_of
+from dwclib.encoders import BOOK_CLIP, BOOK_CNN, Clip, Features, ResNet, features_of
 from dwclib.errors import CheckpointError, ConfigError, TrainingError
-from dwclib.files import atomic
+from dwclib.files import atomic, cache_folder, code_of, fingerprint
 from dwclib.retrieval import rank, recall_at_k
 from dwclib.streams import DWC, ClipStream, CnnStream, Composer
 from dwclib.training import Embedded, embed, seed_everything
@@ -314,6 +314,23 @@ def open_run(folder: Path | str, *, device: str | None = None) -> Run:
     return Run(
         parse_config(json.loads(path.read_text(encoding="utf-8")), str(path)), folder, device=device
     ).restore()
+
+
+def shared_run(config: Config, *, device: str | None = None, progress: bool = True) -> Run:
+    """Return a trained run of this configuration: from the cache, or trained now and kept there.
+
+    Parameters
+    ----------
+    config, device : as `Run` takes them.
+    progress : show a bar while training.
+
+    The folder's name changes with the configuration and with everything that training depends on: the code,
+    torch, the pre-trained weights, and the kind of device.
+    """
+    accelerated = device != "cpu" and torch.cuda.is_available()
+    weights = sorted(path for folder in (BOOK_CLIP, BOOK_CNN) for path in folder.iterdir())
+    key = fingerprint(config.model_dump(), torch.__version__, accelerated, *code_of("dwclib.runs"), *weights)
+    return Run(config, cache_folder("runs") / key, device=device).train(progress=progress)
 
 
 def hold_out(

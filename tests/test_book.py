@@ -100,6 +100,18 @@ def test_what_a_notebook_depends_on_makes_it_stale(root, path, stale):
     assert (smoke.print_of(source, smoke.parameters()["01_first"]) != before) == stale
 
 
+def test_only_the_results_that_a_notebook_names_make_it_stale(root):
+    put(root, "01_first", notebook(cell("folder = '../data/results/speed'")))
+    smoke, source = Book("smoke", root), root / "notebooks" / "01_first.ipynb"
+    before = smoke.print_of(source, {})
+    for name in ("other", "speed"):
+        (root / "data/results" / name).mkdir(parents=True)
+    (root / "data/results/other/cpu.json").write_text("1")
+    assert smoke.print_of(source, {}) == before
+    (root / "data/results/speed/cpu.json").write_text("1")
+    assert smoke.print_of(source, {}) != before
+
+
 def test_outputs_and_ids_do_not_make_a_notebook_stale(root):
     smoke, source = Book("smoke", root), root / "notebooks" / "01_first.ipynb"
     before = smoke.print_of(source, {})

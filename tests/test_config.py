@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dwclib.config import Config, parse_config, read_config
+from dwclib.config import RECIPES, Config, parse_config, read_config, read_recipe
 from dwclib.errors import ConfigError
 
 
@@ -58,3 +58,23 @@ def test_no_yaml_and_no_file_are_told(tmp_path, text: str | None) -> None:
         (tmp_path / "run.yml").write_text(text)
     with pytest.raises(ConfigError, match="cannot be read"):
         read_config(tmp_path / "run.yml")
+
+
+@pytest.mark.parametrize("name", [path.stem for path in RECIPES.glob("*.yml")])
+def test_every_recipe_is_read(name):
+    assert read_recipe(name).training.batch >= 2
+
+
+def test_an_unknown_recipe_names_the_known_ones():
+    with pytest.raises(ConfigError, match=r"no recipe 'synth'.*synthfashion-laptop"):
+        read_recipe("synth")
+
+
+def test_a_changed_copy_keeps_the_rest_and_is_checked():
+    recipe = read_recipe("synthfashion-smoke")
+    changed = recipe.but(training={"mutual_weight": 0.0}, model={"streams": ["clip"]})
+    assert (changed.training.mutual_weight, changed.model.streams) == (0.0, ["clip"])
+    assert (changed.training.batch, changed.data) == (recipe.training.batch, recipe.data)
+    assert recipe.training.mutual_weight == 1.0
+    with pytest.raises(ConfigError, match=r"training\.epoch"):
+        recipe.but(training={"epoch": 3})

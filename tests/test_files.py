@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from dwclib.errors import ConfigError, DwcError, checked_seed
-from dwclib.files import atomic, cache_folder, fingerprint
+from dwclib.files import atomic, cache_folder, code_of, fingerprint
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
@@ -65,3 +65,11 @@ def test_a_seed_is_a_natural_number(seed):
 
 def test_numpys_integers_will_do():
     assert checked_seed(np.int64(3)) == 3
+
+
+def test_the_code_of_a_module_is_what_it_imports():
+    names = [path.name for path in code_of("dwclib.runs")]
+    assert {"runs.py", "losses.py", "garments.py", "alternate.py", "__init__.py"} <= set(names)
+    assert not {"plots.py", "book.py", "baselines.py", "pretrain.py"} & set(names)
+    assert len(names) == len(set(code_of("dwclib.runs")))
+    assert code_of("dwclib.combiner") == code_of("dwclib.combiner", "dwclib.editors")

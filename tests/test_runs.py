@@ -19,7 +19,7 @@ import yaml
 from dwclib.checkpoints import checkpoints, load_checkpoint
 from dwclib.config import Config, parse_config
 from dwclib.errors import CheckpointError, ConfigError, DwcError, TrainingError
-from dwclib.runs import Run, hold_out, open_run
+from dwclib.runs import Run, hold_out, open_run, shared_run
 
 SMALL = {
     "data": {"train_images": 200, "train_queries": 240, "val_images": 80, "val_queries": 60},
@@ -263,3 +263,16 @@ def test_the_shell_evaluates_and_refuses_in_one_line(whole: Run, tmp_path) -> No
 def test_errors_are_one_family() -> None:
     assert issubclass(TrainingError, DwcError)
     assert issubclass(CheckpointError, DwcError)
+
+
+def test_a_shared_run_is_trained_once(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("DWC_CACHE", str(tmp_path))
+    config = _config(epochs=1).but(model={"streams": ["clip"]})
+    first = shared_run(config, device="cpu", progress=False)
+    written = (first.folder / "log.csv").stat().st_mtime_ns
+    second = shared_run(config, device="cpu", progress=False)
+    assert (second.folder, second.is_finished) == (first.folder, True)
+    assert (second.folder / "log.csv").stat().st_mtime_ns == written
+    assert second.recall() == first.recall()
+    other = shared_run(config.but(training={"alpha": 0.5}), device="cpu", progress=False)
+    assert other.folder != first.folder
