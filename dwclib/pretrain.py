@@ -73,7 +73,7 @@ def pretrain_clip(
     folder: Path = BOOK_CLIP,
     *,
     images: int = 24_000,
-    epochs: int = 8,
+    epochs: int = 20,
     batch: int = 64,
     learning_rate: float = 1e-3,
     weight_decay: float = 0.1,

@@ -41,7 +41,7 @@ from dwclib.data.vocabulary import Vocabulary
 from dwclib.encoders import BOOK_CLIP, BOOK_CNN, Clip, Features, ResNet, features_of
 from dwclib.errors import CheckpointError, ConfigError, TrainingError
 from dwclib.files import atomic, cache_folder, code_of, fingerprint
-from dwclib.retrieval import rank, recall_at_k
+from dwclib.retrieval import target_ranks
 from dwclib.streams import DWC, ClipStream, CnnStream, Composer
 from dwclib.training import Embedded, embed, seed_everything
 
@@ -354,6 +354,27 @@ def hold_out(
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
 
+def ranks_of(
+    embedded: Mapping[str, Embedded], dataset: Triplets, *, exclude_reference: bool = True
+) -> dict[str, Int[Tensor, " queries"]]:
+    """Return each target's rank, 1 for the best, for each stream, and for "both" where there are two.
+
+    Parameters
+    ----------
+    embedded : by stream, as `Run.embedded` gives it.
+    dataset : whose queries and gallery these are.
+    exclude_reference : keep the reference image out of the ranking.
+    """
+    found = {name: (part.queries, part.gallery) for name, part in embedded.items()}
+    if len(found) > 1:
+        queries, galleries = zip(*found.values(), strict=True)
+        found["both"] = (torch.cat(queries, dim=1), torch.cat(galleries, dim=1))
+    references = torch.from_numpy(dataset.gallery_position(dataset.references))
+    targets = torch.from_numpy(dataset.gallery_position(dataset.targets))
+    exclude = references if exclude_reference else None
+    return {name: target_ranks(q, g, targets, exclude=exclude) for name, (q, g) in found.items()}
+
+
 def recalls_of(
     embedded: Mapping[str, Embedded],
     dataset: Triplets,
@@ -362,24 +383,9 @@ def recalls_of(
     exclude_reference: bool = True,
 ) -> dict[str, dict[int, float]]:
     """Return Recall@K, in per cent, of each stream's embeddings, and of "both" where there are two."""
-    found = {name: (part.queries, part.gallery) for name, part in embedded.items()}
-    if len(found) > 1:
-        queries, galleries = zip(*found.values(), strict=True)
-        found["both"] = (torch.cat(queries, dim=1), torch.cat(galleries, dim=1))
-    references = torch.from_numpy(dataset.gallery_position(dataset.references))
-    targets = torch.from_numpy(dataset.gallery_position(dataset.targets))
     return {
-        name: recall_at_k(
-            rank(
-                queries,
-                gallery,
-                k=min(max(ks), len(gallery) - 1),
-                exclude=references if exclude_reference else None,
-            ),
-            targets,
-            ks=[k for k in ks if k < len(gallery)],
-        )
-        for name, (queries, gallery) in found.items()
+        name: {k: 100 * int((ranks <= k).sum()) / len(ranks) for k in ks if k < len(dataset.gallery)}
+        for name, ranks in ranks_of(embedded, dataset, exclude_reference=exclude_reference).items()
     }
 
 
