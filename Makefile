@@ -7,7 +7,7 @@ RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book test lab lint format outputs lock clean check-profile
+.PHONY: help setup book test lab lint format outputs bench gpu results lock clean check-profile
 
 help: ## list these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -48,6 +48,29 @@ format: $(READY) ## bring the code into the one style
 
 outputs: $(READY) ## execute the smoke profile and store the outputs that the tests compare
 	$(RUN) -m dwclib store-outputs
+
+bench: $(READY) ## measure this machine: data/results/benchmarks/
+	$(RUN) -m dwclib bench
+
+results: $(READY) check-profile ## keep what the executed notebooks measured: data/results/notebooks/
+	$(RUN) -m dwclib results --profile $(PROFILE)
+
+# One command a notebook and a benchmark, each of them under 9 minutes on a data-centre GPU; every one goes
+# on from what the ones before have left.
+GPU_NOTEBOOKS := 03 04 05 06 07 08 09 10
+BENCHMARKS := step settings store ranking memory throughput
+gpu: $(addprefix gpu-,$(GPU_NOTEBOOKS)) $(addprefix gpu-bench-,$(BENCHMARKS)) ## the gpu profile, and the benchmark on a GPU
+
+gpu-bench-%: gpu-ready
+	$(RUN) -m dwclib bench --device cuda --only $*
+
+gpu-%: gpu-ready
+	$(RUN) -m dwclib book --profile gpu --only $*
+	$(RUN) -m dwclib results --profile gpu
+
+gpu-ready: $(READY)
+	@$(RUN) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || \
+	  { echo "torch sees no GPU here. On a CPU: make book PROFILE=laptop, make results, make bench."; exit 1; }
 
 lock: ## write requirements.lock anew from pyproject.toml
 	$(PYTHON) -m venv .cache/lock && .cache/lock/bin/pip install --quiet uv

@@ -40,6 +40,9 @@ def _parser() -> argparse.ArgumentParser:
     store.add_argument("--only", metavar="NN", help="only notebooks whose name begins so")
     _add_profile(store, "smoke")
 
+    keep = _command(commands, "results", _results, "keep what the executed notebooks measured and concluded")
+    _add_profile(keep, "laptop")
+
     _add_profile(_command(commands, "check-notebooks", _check, "check the notebooks' form"), "smoke")
 
     fashion = _command(commands, "synthfashion", _synthfashion, "write SynthFashion in FashionIQ's layout")
@@ -59,6 +62,12 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("run_folder", type=Path, metavar="DIR", help="a folder that 'train' wrote")
     evaluate.add_argument("--keep-reference", action="store_true", help="leave the reference in the ranking")
     _add_device(evaluate)
+
+    bench = _command(commands, "bench", _bench, "measure this machine, and keep the ratios")
+    bench.add_argument("--only", nargs="+", metavar="NAME", help="only these; the file keeps the others")
+    bench.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything runs")
+    bench.add_argument("--folder", type=Path, metavar="DIR", help="data/results/benchmarks by default")
+    _add_device(bench)
 
     pretrain = _command(commands, "pretrain", _pretrain, "train the book's CLIP or ResNet anew")
     pretrain.add_argument("network", choices=("clip", "cnn"))
@@ -108,6 +117,19 @@ def _check(options: argparse.Namespace) -> int:
     found = book.problems(book.Book(options.profile))
     print("\n".join(found) or "The notebooks are in form.")
     return bool(found)
+
+
+def _results(options: argparse.Namespace) -> None:
+    from dwclib import book
+
+    print(book.keep_results(book.Book(options.profile)))
+
+
+def _bench(options: argparse.Namespace) -> None:
+    from dwclib import bench
+
+    folder = options.folder or bench.FOLDER
+    print(bench.run(only=options.only, quick=options.quick, device=options.device, folder=folder))
 
 
 def _synthfashion(options: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -19,7 +19,7 @@ from dwclib.config import TrainingConfig
 from dwclib.errors import ConfigError
 from dwclib.losses import contrastive_loss, mutual_enhancement_loss
 from dwclib.soft_labels import soft_labels
-from dwclib.streams import DWC, Composer
+from dwclib.streams import DWC, CnnStream, Composer
 
 
 class Batch(NamedTuple):
@@ -39,12 +39,27 @@ class Batch(NamedTuple):
     identities: Int[Tensor, " batch"]
     mirror: Bool[Tensor, "2 batch"] | None = None
 
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch on a device; pinned memory is copied while the program goes on."""
+
+        def moved(part: Any) -> Any:
+            if isinstance(part, Mapping):
+                return {name: moved(value) for name, value in part.items()}
+            return None if part is None else part.to(device, non_blocking=True)
+
+        return Batch(*map(moved, self))
+
 
 class Pair(NamedTuple):
-    """Encoded references and targets of a batch, (batch, ...) each."""
+    """Encoded references and targets of a batch, (batch, ...) each.
+
+    `edited`, where there is one, are the CNN stream's f_I and f_T, (batch, dim) each, made of the references
+    and the texts: they wait for the combiner only, so that student and teacher can share them.
+    """
 
     reference: Float[Tensor, "batch ..."]
     target: Float[Tensor, "batch ..."]
+    edited: tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch dim"]] | None = None
 
 
 class Lesson(NamedTuple):
@@ -138,10 +153,8 @@ class AlternateTraining:
             for name, part in parts.items():
                 getattr(self, kind)[name].load_state_dict(part)
         for optimizer in self.optimizers.values():
-            for (
-                parameter,
-                moments,
-            ) in optimizer.state.items():  # the fused step pairs them as they lie in memory
+            # The fused step pairs parameters and moments as they lie in memory.
+            for parameter, moments in optimizer.state.items():
                 for key, moment in moments.items():
                     if moment.shape == parameter.shape:
                         moments[key] = torch.empty_like(parameter).copy_(moment)
@@ -151,8 +164,12 @@ class AlternateTraining:
         images = [batch.references[name], batch.targets[name]]
         if name == "cnn" and batch.mirror is not None:
             images = [_mirrored(i, chosen) for i, chosen in zip(images, batch.mirror, strict=True)]
+        stream = self.model[name]
         with self._autocast():
-            return Pair(*(self.model[name].encode(i) for i in images))
+            reference, target = (stream.encode(i) for i in images)
+            if not (self.config.share_maps and isinstance(stream, CnnStream)):
+                return Pair(reference, target)
+            return Pair(reference, target, stream.pool(reference, batch.texts[name]))
 
     def _lesson_for(self, student: str, encoded: Mapping[str, Pair], batch: Batch) -> Lesson | None:
         """Return how the other stream places the batch; None where there is no other, or nobody listens."""
@@ -163,7 +180,7 @@ class AlternateTraining:
         with torch.no_grad(), _mode(self.model[teacher], training=self.config.teacher_mode == "train"):
             pair = shared or self._encode(teacher, batch)
             if self.config.teacher_target == "reference":
-                pair = Pair(pair.reference, pair.reference)
+                pair = pair._replace(target=pair.reference)
             return Lesson(*self._place(teacher, pair, batch))
 
     def _learn(self, name: str, pair: Pair, batch: Batch, lesson: Lesson | None) -> Float[Tensor, ""]:
@@ -187,7 +204,10 @@ class AlternateTraining:
         """Return a stream's queries and targets, (batch, dim) each, in float32 for the losses."""
         stream = self.model[name]
         with self._autocast():
-            query = stream.compose(pair.reference, batch.texts[name]).query
+            if pair.edited is not None:
+                query = cast(CnnStream, stream).mix(*pair.edited).query
+            else:
+                query = stream.compose(pair.reference, batch.texts[name]).query
             return query.float(), stream.embed_target(pair.target).float()
 
     def _descend(self, name: str, loss: Tensor) -> None:

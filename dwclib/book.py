@@ -18,21 +18,17 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from dwclib.errors import ConfigError, DwcError
 from dwclib.files import ROOT, atomic, fingerprint
+from dwclib.machine import stamp as machine_stamp
 
 CHECKED, SOLUTION, PARAMETERS = "nbval-check-output", "solution", "parameters"
-NO_INFLUENCE = (
-    "book.py",
-    "__main__.py",
-    "pretrain.py",
-    "bench.py",
-)  # modules whose change leaves every output as it is
+# Modules whose change leaves every output as it is.
+NO_INFLUENCE = ("book.py", "__main__.py", "pretrain.py", "bench.py", "machine.py")
+MEASURE = "import json; from dwclib.machine import peak_memory; print(json.dumps(peak_memory()))"
 Notebook = dict[str, Any]
 Cell = dict[str, Any]
 
@@ -248,6 +244,23 @@ def store_outputs(book: Book, *, only: str | None = None) -> None:
         write_notebook(path, normalised(source))
 
 
+def keep_results(book: Book) -> Path:
+    """Write what the executed notebooks measured and concluded to ``data/results/notebooks/<profile>.json``.
+
+    One entry a notebook: its stamp, with device, versions, seconds and peak memory, and the sentences that
+    its code wrote. A notebook that was not executed keeps the entry it has.
+    """
+    path = book.root / "data" / "results" / "notebooks" / f"{book.profile}.json"
+    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    for notebook in book.notebooks:
+        if (done := book.executed(notebook)).exists():
+            said = [text for cell in read_notebook(done)["cells"] for text in _sentences(cell)]
+            found[notebook.stem] = {**stamp_of(done), "said": said}
+    with atomic(path) as target:
+        target.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return path
+
+
 def normalised(notebook: Notebook) -> Notebook:
     """Return a notebook with the metadata that the book keeps and none that an editor adds."""
     for cell in notebook["cells"]:
@@ -308,14 +321,12 @@ def _execute_one(book: Book, path: Path, values: dict[str, Any], cell_timeout: i
     import papermill
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
-    start, made_from = (
-        time.time(),
-        book.print_of(path, values),
-    )  # taken first: an edit meanwhile makes it stale
+    made_from = book.print_of(path, values)  # taken first: an edit meanwhile makes it stale
+    start = time.time()
     try:
         with atomic(book.executed(path)) as target, _inline_figures():
             papermill.execute_notebook(
-                path,
+                _with_measure(path, target.with_suffix(".measured.ipynb")),
                 target,
                 values,
                 kernel_name="python3",
@@ -327,7 +338,8 @@ def _execute_one(book: Book, path: Path, values: dict[str, Any], cell_timeout: i
             )
             seconds = time.time() - start
             notebook = normalised(read_notebook(target))
-            notebook["metadata"]["dwc_book"] = _stamp(book, made_from, values, seconds)
+            memory = json.loads(_text(notebook["cells"].pop()))
+            notebook["metadata"]["dwc_book"] = _stamp(book, made_from, values, seconds, memory)
             target.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     except papermill.PapermillExecutionError as error:
         number = _source_number(path, values, error.cell_index)
@@ -363,27 +375,34 @@ def _inline_figures() -> Iterator[None]:
             os.environ["MPLBACKEND"] = chosen
 
 
-def _stamp(book: Book, made_from: str, values: dict[str, Any], seconds: float) -> dict[str, Any]:
+def _with_measure(path: Path, copy: Path) -> Path:
+    """Copy a notebook with one more cell at its end, which prints the memory that its kernel has used."""
+    notebook = read_notebook(path)
+    notebook["cells"].append(
+        {
+            "cell_type": "code",
+            "id": "measure",
+            "metadata": {},
+            "execution_count": None,
+            "outputs": [],
+            "source": MEASURE,
+        }
+    )
+    write_notebook(copy, notebook)
+    return copy
+
+
+def _stamp(
+    book: Book, made_from: str, values: dict[str, Any], seconds: float, memory: dict[str, float]
+) -> dict[str, Any]:
     return {
         "fingerprint": made_from,
         "profile": book.profile,
         "parameters": values,
-        "executed": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "seconds": round(seconds, 1),
-        "device": _device(),
-        "python": ".".join(map(str, sys.version_info[:3])),
-        "torch": version("torch"),
+        "peak_memory_gb": memory,
+        **machine_stamp(),
     }
-
-
-def _device() -> str:
-    import torch
-
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return (
-        f"CPU, {len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores"
-    )
 
 
 def _stage(book: Book, executed: list[Path]) -> Path:
@@ -402,9 +421,10 @@ def _stage(book: Book, executed: list[Path]) -> Path:
 def _staged(notebook: Notebook) -> Notebook:
     """Write the stamp under the title and hide the cell that papermill injected."""
     stamp = notebook["metadata"]["dwc_book"]
+    versions = stamp["versions"]
     line = (
-        f'<p class="stamp">Executed {stamp["executed"]} on {stamp["device"]}, in {stamp["seconds"]:.0f} s. '
-        f"Profile {stamp['profile']}, Python {stamp['python']}, torch {stamp['torch']}.</p>"
+        f'<p class="stamp">Executed {stamp["date"]} on {stamp["device"]}, in {stamp["seconds"]:.0f} s. '
+        f"Profile {stamp['profile']}, Python {versions['python']}, torch {versions['torch']}.</p>"
     )
     first = notebook["cells"][0]
     title, _, rest = _source(first).partition("\n")
@@ -420,9 +440,10 @@ def _execution_page(executed: list[Path]) -> str:
     for path in executed:
         stamp, title = stamp_of(path), _source(read_notebook(path)["cells"][0]).split("\n")[0].lstrip("# ")
         total += stamp["seconds"]
+        memory = max(stamp["peak_memory_gb"].values())
         rows.append(
-            f"| [{title}](../notebooks/{path.name}) | {stamp['profile']} | {stamp['executed']} "
-            f"| {stamp['device']} | {stamp['seconds']:.0f} |"
+            f"| [{title}](../notebooks/{path.name}) | {stamp['profile']} | {stamp['date']} "
+            f"| {stamp['device']} | {stamp['seconds']:.0f} | {memory:.1f} |"
         )
     table = "\n".join(rows)
     return f"""# When and where each page was executed
@@ -430,10 +451,10 @@ def _execution_page(executed: list[Path]) -> str:
 Every number and figure in this book comes from a run of the notebook that shows it, by papermill, from its
 first cell to its last. A page whose notebook, library, data or parameters have changed is executed again.
 
-| page | profile | executed | device | seconds |
-|---|---|---|---|---|
+| page | profile | executed | device | seconds | peak memory, GB |
+|---|---|---|---|---|---|
 {table}
-| all pages | | | | {total:.0f} |
+| all pages | | | | {total:.0f} | |
 """
 
 
@@ -509,6 +530,18 @@ def _cell_problems(cell: Cell) -> Iterator[str]:
 def _source(cell: Cell) -> str:
     source = cell["source"]
     return source if isinstance(source, str) else "".join(source)
+
+
+def _text(cell: Cell) -> str:
+    """Return what a code cell printed."""
+    return "".join("".join(output.get("text", "")) for output in cell["outputs"])
+
+
+def _sentences(cell: Cell) -> Iterator[str]:
+    """Yield the Markdown that a code cell displayed."""
+    for output in cell.get("outputs", []):
+        if said := output.get("data", {}).get("text/markdown"):
+            yield "".join(said)
 
 
 def _tags(cell: Cell) -> list[str]:

@@ -99,8 +99,8 @@ class TrainingConfig(_Section):
         both learn from the other as it was before the step.
     teacher_target : whether the teacher embeds the "target", or the "reference" in its place (released code).
     teacher_mode : "eval", or "train": with dropout, and batch norm's statistics updated (released code).
-    share_maps : the CNN stream, as a teacher, reads the feature maps that it computes anyway as a student;
-        False runs its ResNet once more, in the teacher's mode (released code).
+    share_maps : the CNN stream, as a teacher, takes over the feature maps and their edits that it computes
+        anyway as a student; False runs ResNet and editors once more, in the teacher's mode (released code).
     detach_labels : keep the gradient out of the soft labels (released code: no).
     select_on : which queries choose the checkpoint: "validation", held out of the training split, or
         "evaluation", the very queries that are reported (released code).

@@ -192,7 +192,7 @@ class Run:
         while position["step"] < last and not interrupted.is_set():
             epoch, first = divmod(position["step"], self.steps_per_epoch)
             for batch in self._batches(epoch, first):
-                log.add(trainer.step(_to_device(batch, self.accelerator.device)))
+                log.add(trainer.step(batch.to(self.accelerator.device)))
                 position["step"] += 1
                 stopping = position["step"] == last or interrupted.is_set()
                 epoch_over = position["step"] % self.steps_per_epoch == 0
@@ -549,15 +549,6 @@ def _as_tensor(pictures: np.ndarray) -> Tensor:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         return torch.from_numpy(pictures)
-
-
-def _to_device(batch: Batch, device: torch.device) -> Batch:
-    def moved(part: Any) -> Any:
-        if isinstance(part, Mapping):
-            return {name: moved(value) for name, value in part.items()}
-        return None if part is None else part.to(device, non_blocking=True)
-
-    return Batch(*map(moved, batch))
 
 
 @contextmanager

@@ -210,11 +210,23 @@ class CnnStream(Composer):
         text_features: Int[Tensor, "batch words"],
     ) -> Composition:
         """Compose the query from the reference's feature maps X and the modification text's word numbers."""
+        return self.mix(*self.pool(image_features, text_features))
+
+    def pool(
+        self,
+        image_features: Float[Tensor, "batch channels rows columns"],
+        text_features: Int[Tensor, "batch words"],
+    ) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch dim"]]:
+        """Edit maps and words by each other, and make a vector of each: f_I and f_T."""
         edited = self.edit(image_features, text_features)
         f_image = self.image_projection(self.image_pool(edited.image.flatten(2)))  # (B, C, P) -> (B, D)
         f_text = self.text_projection(self.text_pool(edited.text, self._mask(text_features)))
-        query, modality_weight = self.combiner(f_image, f_text)
-        return Composition(query, modality_weight, f_image, f_text)
+        return f_image, f_text
+
+    def mix(self, image: Float[Tensor, "batch dim"], text: Float[Tensor, "batch dim"]) -> Composition:
+        """Weigh f_I = `image` and f_T = `text`, (batch, dim) each."""
+        query, modality_weight = self.combiner(image, text)
+        return Composition(query, modality_weight, image, text)
 
     def embed_target(
         self, image_features: Float[Tensor, "batch channels rows columns"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 
 import pytest
 import torch
@@ -95,15 +96,17 @@ def test_simultaneous_training_teaches_the_cnn_by_the_clip_stream_from_before() 
 
 
 @pytest.mark.parametrize(
-    ("share", "mode", "passes"), [(True, "eval", 2), (False, "eval", 4), (False, "train", 4)]
+    ("share", "mode", "passes", "edits"),
+    [(True, "eval", 2, 1), (False, "eval", 4, 2), (False, "train", 4, 2)],
 )
 def test_a_step_runs_the_resnet_twice_and_the_released_way_four_times(
-    share: bool, mode: str, passes: int
+    share: bool, mode: str, passes: int, edits: int
 ) -> None:
-    dwc, count = _dwc(), []
-    dwc["cnn"].cnn.register_forward_hook(lambda *_: count.append(1))
+    dwc, counts = _dwc(), Counter[str]()
+    for name in ("cnn", "editors"):
+        dwc["cnn"].get_submodule(name).register_forward_hook(lambda *_, name=name: counts.update([name]))
     AlternateTraining(dwc, TrainingConfig(share_maps=share, teacher_mode=mode)).step(_batch())
-    assert len(count) == passes
+    assert counts == {"cnn": passes, "editors": edits}
 
 
 def test_a_teacher_in_eval_mode_leaves_no_trace_and_one_in_train_mode_does() -> None:
@@ -116,12 +119,12 @@ def test_a_teacher_in_eval_mode_leaves_no_trace_and_one_in_train_mode_does() -> 
     assert seen == {"eval": 1, "train": 2}
 
 
-def test_shared_maps_change_the_lesson_only_by_the_resnet_s_batch_norm() -> None:
-    """With the ResNet's statistics fixed, train and eval mode agree, and sharing changes nothing."""
+def test_shared_maps_change_the_lesson_only_by_batch_norm() -> None:
+    """With the CNN stream's statistics fixed, train and eval mode agree, and sharing changes nothing."""
     found = []
     for share in (True, False):
         dwc = _dwc()
-        norms = [m for m in dwc["cnn"].cnn.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+        norms = [m for m in dwc["cnn"].modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
         for norm in norms:
             norm.train = lambda mode=True, norm=norm: torch.nn.Module.train(norm, False)
         losses = AlternateTraining(dwc, TrainingConfig(share_maps=share)).step(_batch())
