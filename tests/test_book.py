@@ -73,7 +73,8 @@ def test_notebooks_are_executed_in_order_with_their_parameters(root):
     assert stamp["parameters"] == {"epochs": 1}
     assert stamp["seconds"] > 0
     assert stamp["device"]
-    assert stamp["executed"].endswith("UTC")
+    assert stamp["date"].endswith("UTC")
+    assert stamp["peak_memory_gb"]["cpu"] > 0
 
 
 def test_a_fresh_notebook_is_not_executed_again_and_a_stale_one_is(root):
