@@ -52,7 +52,8 @@ outputs: $(READY) ## execute the smoke profile and store the outputs that the te
 bench: $(READY) ## measure this machine: data/results/benchmarks/
 	$(RUN) -m dwclib bench
 
-results: $(READY) check-profile ## keep what the executed notebooks measured: data/results/notebooks/
+results: $(READY) check-profile ## compute the experiments' missing rows, keep what notebooks measured: data/results/
+	$(RUN) -m dwclib experiment --profile $(PROFILE)
 	$(RUN) -m dwclib results --profile $(PROFILE)
 
 # One command a notebook and a benchmark, each of them under 9 minutes on a data-centre GPU; every one goes

@@ -40,6 +40,12 @@ def _parser() -> argparse.ArgumentParser:
     store.add_argument("--only", metavar="NN", help="only notebooks whose name begins so")
     _add_profile(store, "smoke")
 
+    experiment = _command(commands, "experiment", _experiment, "compute the rows of a grid that are missing")
+    experiment.add_argument("grid", nargs="*", metavar="NAME", help="of data/experiments/; all by default")
+    experiment.add_argument("--jobs", type=int, default=-1, help="runs at a time, one per core by default")
+    _add_profile(experiment, "laptop")
+    _add_device(experiment)
+
     keep = _command(commands, "results", _results, "keep what the executed notebooks measured and concluded")
     _add_profile(keep, "laptop")
 
@@ -117,6 +123,15 @@ def _check(options: argparse.Namespace) -> int:
     found = book.problems(book.Book(options.profile))
     print("\n".join(found) or "The notebooks are in form.")
     return bool(found)
+
+
+def _experiment(options: argparse.Namespace) -> None:
+    from dwclib import experiments
+
+    for name in options.grid or sorted(path.stem for path in experiments.GRIDS.glob("*.yml")):
+        grid = experiments.read_grid(name, options.profile)
+        found = experiments.run(grid, jobs=options.jobs, device=options.device)
+        print(f"{name}: {len(found.rows)} rows")
 
 
 def _results(options: argparse.Namespace) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
 from dwclib.editors import pair_mlp
+
+ModalityWeight = Literal["scalar", "vector"] | float
 
 
 def normalise(x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
@@ -18,7 +22,7 @@ def normalise(x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
 def combine(
     image: Float[Tensor, "batch dim"],
     text: Float[Tensor, "batch dim"],
-    modality_weight: Float[Tensor, "batch 1"],
+    modality_weight: Float[Tensor, "batch _weights"],
 ) -> Float[Tensor, "batch dim"]:
     """Mix the edited modalities into a query: ``q = n(lam v' + (1 - lam) t')``.
 
@@ -26,7 +30,8 @@ def combine(
     ----------
     image : v', (batch, dim).
     text : t', (batch, dim).
-    modality_weight : lam, (batch, 1), in [0, 1]: 1 is the image alone, 0 the text alone.
+    modality_weight : lam, (batch, 1), in [0, 1]: 1 is the image alone, 0 the text alone; (batch, dim)
+        weighs every feature by itself.
 
     Source: released code, CLIP stream.
     """
@@ -43,24 +48,60 @@ class AdaptiveWeightedCombiner(nn.Module):
     ----------
     dim : D, the embedding width.
     dropout : dropout probability of the hidden layer.
+    weights : how many weights a query has: 1, or D for one per feature (an ablation's switch).
 
     Source: released code, CLIP stream.
     """
 
-    def __init__(self, dim: int, *, dropout: float = 0.5) -> None:
+    def __init__(self, dim: int, *, dropout: float = 0.5, weights: int = 1) -> None:
         super().__init__()
-        self.mlp = pair_mlp(dim, 1, dropout=dropout)
+        self.mlp = pair_mlp(dim, weights, dropout=dropout)
 
     def modality_weight(
         self, image: Float[Tensor, "batch dim"], text: Float[Tensor, "batch dim"]
-    ) -> Float[Tensor, "batch 1"]:
-        """Return lam, (batch, 1) in (0, 1), the image's share, from v' = `image` and t' = `text`."""
+    ) -> Float[Tensor, "batch weights"]:
+        """Return lam, (batch, weights) in (0, 1), the image's share, from v' = `image` and t' = `text`."""
         pair = torch.cat([image, text], dim=1)  # (B, D), (B, D) -> (B, 2D)
-        return torch.sigmoid(self.mlp(pair))  # (B, 2D) -> (B, 1)
+        return torch.sigmoid(self.mlp(pair))  # (B, 2D) -> (B, weights)
+
+    def forward(
+        self, image: Float[Tensor, "batch dim"], text: Float[Tensor, "batch dim"]
+    ) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch weights"]]:
+        """Return the query q, (batch, dim), and lam, (batch, weights), from v' and t', (batch, dim) each."""
+        lam = self.modality_weight(image, text)
+        return combine(image, text, lam), lam
+
+
+class FixedWeightCombiner(nn.Module):
+    """Weigh the two edited modalities alike for every query: the rival of the adaptive one.
+
+    Parameters
+    ----------
+    weight : lam, the image's share, in [0, 1].
+    """
+
+    def __init__(self, weight: float) -> None:
+        super().__init__()
+        self.weight = weight
 
     def forward(
         self, image: Float[Tensor, "batch dim"], text: Float[Tensor, "batch dim"]
     ) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch 1"]]:
         """Return the query q, (batch, dim), and lam, (batch, 1), from v' and t', (batch, dim) each."""
-        lam = self.modality_weight(image, text)
+        lam = torch.full_like(image[:, :1], self.weight)
         return combine(image, text, lam), lam
+
+
+def build_combiner(dim: int, modality_weight: ModalityWeight, *, dropout: float = 0.5) -> nn.Module:
+    """Build the combiner that a switch names.
+
+    Parameters
+    ----------
+    dim : D, the embedding width.
+    modality_weight : "scalar", one learned weight a query; "vector", one a feature; or a number for all.
+    dropout : dropout probability of the hidden layer.
+    """
+    if isinstance(modality_weight, float | int):
+        return FixedWeightCombiner(modality_weight)
+    weights = {"scalar": 1, "vector": dim}[modality_weight]
+    return AdaptiveWeightedCombiner(dim, dropout=dropout, weights=weights)

@@ -7,7 +7,7 @@ claim.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
@@ -19,8 +19,11 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    field_validator,
 )
 
+from dwclib.data.synthfashion import Dials
+from dwclib.editors import Edited
 from dwclib.errors import ConfigError
 from dwclib.files import ROOT
 
@@ -41,8 +44,10 @@ class DataConfig(_Section):
     size : width and height of the pictures in pixels.
     seed : of the world.
     dials : fields of `dwclib.data.synthfashion.Dials` that differ from their default.
+    train_dials : likewise, for the training split alone: noise there, and clean queries to measure with.
     captions : how the annotators' captions become one text: "joined", ``c1 and c2``; or "marked", the
-        released code's literal ``<BOS> c1 <AND> c2 <EOS>``, which CLIP's tokenizer reads as words too.
+        released code's literal ``<BOS> c1 <AND> c2 <EOS>``, which CLIP's tokenizer reads as words too; or
+        "with target", ``c1 and c2 and get <the target's own caption>``, its choice for Fashion200K.
     """
 
     dataset: Literal["synthfashion"] = "synthfashion"
@@ -53,7 +58,28 @@ class DataConfig(_Section):
     size: PositiveInt = 64
     seed: NonNegativeInt = 0
     dials: dict[str, Any] = {}
-    captions: Literal["joined", "marked"] = "joined"
+    train_dials: dict[str, Any] = {}
+    captions: Literal["joined", "marked", "with target"] = "joined"
+
+    @field_validator("dials", "train_dials")
+    @classmethod
+    def _are_dials(cls, values: dict[str, Any]) -> dict[str, Any]:
+        dials_from(values)
+        return values
+
+
+def dials_from(values: dict[str, Any]) -> Dials:
+    """Make dials of the values that YAML and JSON give, in which a range is a list.
+
+    Raises
+    ------
+    ValueError
+        For an unknown dial, or one that cannot be set so.
+    """
+    if unknown := set(values) - set(Dials.__dataclass_fields__):
+        raise ValueError(f"There is no dial {sorted(unknown)[0]!r}")
+    turned: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+    return Dials(**turned)
 
 
 class ModelConfig(_Section):
@@ -69,6 +95,9 @@ class ModelConfig(_Section):
     word_dim : width of a word's embedding.
     word_temperature, position_temperature : of the attention.
     mask_padding : whether padded words are kept out of attention and pooling (released code: no).
+    editors : which modalities have an editor: "both", "image", "text" or "none" (ablations).
+    modality_weight : "scalar", one learned weight a query; "vector", one a feature; or a number from 0 to 1
+        for all queries (ablations).
     """
 
     streams: list[Literal["clip", "cnn"]] = Field(default=["clip", "cnn"], min_length=1)
@@ -82,6 +111,8 @@ class ModelConfig(_Section):
     word_temperature: PositiveFloat = 7.0
     position_temperature: PositiveFloat = 4.0
     mask_padding: bool = True
+    editors: Edited = "both"
+    modality_weight: Literal["scalar", "vector"] | Annotated[float, Field(ge=0, le=1)] = "scalar"
 
 
 class TrainingConfig(_Section):

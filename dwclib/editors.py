@@ -6,11 +6,13 @@ sequence of words, which first attend to each other (notebook 07).
 
 from __future__ import annotations
 
-from typing import NamedTuple, cast
+from typing import Literal, NamedTuple, cast
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+
+Edited = Literal["both", "image", "text", "none"]
 
 
 def pair_mlp(dim: int, output_dim: int, *, dropout: float) -> nn.Sequential:
@@ -55,8 +57,18 @@ class FeatureGate(nn.Module):
         return torch.sigmoid(self.mlp(pair))  # (B, 2D) -> (B, D)
 
 
+class OpenGate(nn.Module):
+    """A gate that lets every feature pass, in place of a `FeatureGate`: no editor."""
+
+    def forward(
+        self, image: Float[Tensor, "batch dim"], text: Float[Tensor, "batch dim"]
+    ) -> Float[Tensor, "batch dim"]:
+        """Return ones, (batch, dim)."""
+        return torch.ones_like(image)
+
+
 class EditedPair(NamedTuple):
-    """Both edited modalities and the gates that edited them; all are (batch, dim), the gates in (0, 1)."""
+    """Both edited modalities and the gates that edited them; all are (batch, dim), the gates in [0, 1]."""
 
     image: Float[Tensor, "batch dim"]
     text: Float[Tensor, "batch dim"]
@@ -71,14 +83,15 @@ class ModalityEditors(nn.Module):
     ----------
     dim : D, the embedding width.
     dropout : dropout probability inside the gates.
+    edited : which modalities have an editor: "both", "image", "text" or "none"; an ablation's switch.
 
     Source: released code, CLIP stream.
     """
 
-    def __init__(self, dim: int, *, dropout: float = 0.5) -> None:
+    def __init__(self, dim: int, *, dropout: float = 0.5, edited: Edited = "both") -> None:
         super().__init__()
-        self.image = FeatureGate(dim, dropout=dropout)
-        self.text = FeatureGate(dim, dropout=dropout)
+        self.image = FeatureGate(dim, dropout=dropout) if edited in ("both", "image") else OpenGate()
+        self.text = FeatureGate(dim, dropout=dropout) if edited in ("both", "text") else OpenGate()
 
     def forward(self, image: Float[Tensor, "batch dim"], text: Float[Tensor, "batch dim"]) -> EditedPair:
         """Edit v = `image` and t = `text`, (batch, dim) each, by the gates that both of them decide."""
@@ -199,7 +212,7 @@ _LAYERS: dict[int, tuple[type[nn.Module], type[nn.Module], type[nn.Module]]] = {
 class EditedMaps(NamedTuple):
     """Edited feature maps (batch, channels, rows, columns) and word states (batch, dim, words).
 
-    The gates, in (0, 1), have the same shapes; `attention` is what both were edited by.
+    The gates, in [0, 1], have the same shapes; `attention` is what both were edited by.
     """
 
     image: Float[Tensor, "batch channels rows columns"]
@@ -221,6 +234,7 @@ class AttentionEditors(nn.Module):
     channels : of the feature maps X.
     dim : D, width of the word states T.
     word_temperature, position_temperature : of `cross_attend`.
+    edited : which modalities are edited: "both", "image", "text" or "none"; an ablation's switch.
 
     Source: released code, CNN stream.
     """
@@ -232,8 +246,10 @@ class AttentionEditors(nn.Module):
         *,
         word_temperature: float = 7.0,
         position_temperature: float = 4.0,
+        edited: Edited = "both",
     ) -> None:
         super().__init__()
+        self.edited = edited
         self.temperatures = {
             "word_temperature": word_temperature,
             "position_temperature": position_temperature,
@@ -253,11 +269,15 @@ class AttentionEditors(nn.Module):
         """Edit the maps X and the word states T; `mask` is true where there is a word."""
         V = self.project(maps).relu()  # (B, C, h, w) -> (B, D, h, w)
         attention = cross_attend(V.flatten(2), states, mask, **self.temperatures)
-        context = attention.text_context.unflatten(2, V.shape[2:])  # (B, D, P) -> (B, D, h, w)
-        image_gate = torch.sigmoid(self.image_gate(torch.cat([V, context], dim=1)))
-        image = image_gate * maps + self.image_addition(context).relu()
+        image, image_gate = maps, torch.ones_like(maps)
+        if self.edited in ("both", "image"):
+            context = attention.text_context.unflatten(2, V.shape[2:])  # (B, D, P) -> (B, D, h, w)
+            image_gate = torch.sigmoid(self.image_gate(torch.cat([V, context], dim=1)))
+            image = image_gate * maps + self.image_addition(context).relu()
         T = states.transpose(1, 2)  # (B, L, D) -> (B, D, L)
-        pair = torch.cat([T, attention.image_context], dim=1)  # (B, 2D, L)
-        text_gate = torch.sigmoid(self.text_gate(pair, mask))
-        text = text_gate * T + self.text_addition(attention.image_context, mask).relu()
+        text, text_gate = T, torch.ones_like(T)
+        if self.edited in ("both", "text"):
+            pair = torch.cat([T, attention.image_context], dim=1)  # (B, 2D, L)
+            text_gate = torch.sigmoid(self.text_gate(pair, mask))
+            text = text_gate * T + self.text_addition(attention.image_context, mask).relu()
         return EditedMaps(image, text, image_gate, text_gate, attention)

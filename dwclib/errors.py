@@ -41,6 +41,10 @@ class TrainingError(DwcError):
     """A training that cannot go on: a loss that is not finite, a folder that another run uses."""
 
 
+class ResultsError(DwcError):
+    """Stored results that are missing, damaged, of another version, or in use by another process."""
+
+
 class ConfigError(DwcError):
     """An unknown profile, parameter or setting, or one of the wrong type."""
 

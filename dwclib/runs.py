@@ -10,7 +10,7 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Int
+from jaxtyping import Int, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
@@ -34,8 +34,8 @@ from dwclib.checkpoints import (
     save_checkpoint,
     set_random_states,
 )
-from dwclib.config import Config, DataConfig, ModelConfig, parse_config
-from dwclib.data.synthfashion import Dials, synthfashion
+from dwclib.config import Config, DataConfig, ModelConfig, dials_from, parse_config
+from dwclib.data.synthfashion import SynthFashion, synthfashion
 from dwclib.data.triplets import Triplets, subset
 from dwclib.data.vocabulary import Vocabulary
 from dwclib.encoders import BOOK_CLIP, BOOK_CNN, Clip, Features, ResNet, features_of
@@ -86,7 +86,7 @@ class Run:
         self.config, self.folder = config, Path(folder)
         self.accelerator = Accelerator(cpu=device == "cpu", log_with="tensorboard", project_dir=self.folder)
         self._write_once("config.json", config.model_dump(), "the configuration", ConfigError)
-        train, evaluation = _load_data(config.data.model_dump_json())
+        train, evaluation = load_data(config.data)
         fitted, held_out = hold_out(train, config.training.validation_share, seed=config.training.seed)
         texts = train.texts(style=config.data.captions)
         self.vocabulary = Vocabulary.from_texts(texts[row] for row in fitted)
@@ -179,6 +179,16 @@ class Run:
         split = split or self.evaluation
         return recalls_of(self.embedded(split), split.dataset, ks=ks, exclude_reference=exclude_reference)
 
+    def read(self, pictures: UInt8[np.ndarray, "images h w 3"], texts: Sequence[str]) -> dict[str, Features]:
+        """Return what each stream reads of pictures and texts that stand in no dataset."""
+        inputs: dict[str, Features] = {}
+        if "clip" in self.model.streams:
+            clip = self._clip()
+            inputs["clip"] = Features(clip.encode_images(pictures), clip.encode_texts(texts))
+        if "cnn" in self.model.streams:
+            inputs["cnn"] = Features(_as_tensor(pictures), self.vocabulary.encode(texts))
+        return inputs
+
     def _loop(
         self,
         trainer: AlternateTraining,
@@ -258,13 +268,16 @@ class Run:
         model, texts = self.config.model, dataset.texts(style=self.config.data.captions)
         inputs: dict[str, Features] = {}
         if "clip" in model.streams:
-            clip = _clip(model.clip, model.clip_weights, str(self.accelerator.device))
             inputs["clip"] = features_of(
-                clip, dataset, dataset.pictures, texts=texts, mirrored=self.config.training.flip
+                self._clip(), dataset, dataset.pictures, texts=texts, mirrored=self.config.training.flip
             )
         if "cnn" in model.streams:
             inputs["cnn"] = Features(_as_tensor(dataset.pictures), self.vocabulary.encode(texts))
         return inputs
+
+    def _clip(self) -> Clip:
+        model = self.config.model
+        return _clip(model.clip, model.clip_weights, str(self.accelerator.device))
 
     def _write_once(
         self, name: str, content: Any, what: str, error: type[ConfigError | CheckpointError]
@@ -294,7 +307,13 @@ def build_model(config: Config, inputs: Inputs, words: int) -> DWC:
     for name in model.streams:
         seed_everything(config.training.seed)
         if name == "clip":
-            streams[name] = ClipStream(inputs["clip"].images.shape[1], dim=model.dim, dropout=model.dropout)
+            streams[name] = ClipStream(
+                inputs["clip"].images.shape[1],
+                dim=model.dim,
+                dropout=model.dropout,
+                editors=model.editors,
+                modality_weight=model.modality_weight,
+            )
         else:
             streams[name] = _cnn_stream(model, words)
     return DWC(streams)
@@ -515,19 +534,30 @@ def _cnn_stream(model: ModelConfig, words: int) -> CnnStream:
         word_temperature=model.word_temperature,
         position_temperature=model.position_temperature,
         mask_padding=model.mask_padding,
+        editors=model.editors,
+        modality_weight=model.modality_weight,
     )
     return stream.to(memory_format=torch.channels_last)  # faster on a CPU, and what tensor cores want
 
 
+def load_data(data: DataConfig) -> tuple[SynthFashion, SynthFashion]:
+    """Return the training split and the evaluation split that a configuration names."""
+    return _load_data(data.model_dump_json())
+
+
 @lru_cache(maxsize=2)
-def _load_data(described: str) -> tuple[Any, Any]:
+def _load_data(described: str) -> tuple[SynthFashion, SynthFashion]:
     data = DataConfig.model_validate_json(described)
-    turned: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.dials.items()}
-    shared: dict[str, Any] = {"seed": data.seed, "size": data.size, "dials": Dials(**turned)}
-    return (
-        synthfashion("train", images=data.train_images, queries=data.train_queries, **shared),
-        synthfashion("val", images=data.val_images, queries=data.val_queries, **shared),
+    world: dict[str, Any] = {"seed": data.seed, "size": data.size}
+    sizes = {
+        "train": (data.train_images, data.train_queries, data.dials | data.train_dials),
+        "val": (data.val_images, data.val_queries, data.dials),
+    }
+    train, evaluation = (
+        synthfashion(split, images=images, queries=queries, dials=dials_from(dials), **world)
+        for split, (images, queries, dials) in sizes.items()
     )
+    return train, evaluation
 
 
 @lru_cache(maxsize=2)

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from torch import Tensor, nn
 
-from dwclib.combiner import AdaptiveWeightedCombiner, normalise
-from dwclib.editors import AttentionEditors, EditedMaps, ModalityEditors
+from dwclib.combiner import ModalityWeight, build_combiner, normalise
+from dwclib.editors import AttentionEditors, Edited, EditedMaps, ModalityEditors
 from dwclib.encoders import GeM, ResNet, WordLstm
 from dwclib.errors import ConfigError
 
@@ -24,7 +24,7 @@ class Composition(NamedTuple):
     Fields
     ------
     query : q, (batch, dim), rows of length one.
-    modality_weight : lam, (batch, 1), the image's share of the mix; None where no such scalar is learned.
+    modality_weight : lam, (batch, 1), the image's share of the mix; None where there is no such scalar.
     edited_image, edited_text : (batch, dim), the features that entered the mix; None where there is none.
     """
 
@@ -128,20 +128,30 @@ class ClipStream(TwoHeadComposer):
     feature_dim : width of the CLIP features of image and text.
     dim : D, the embedding width.
     dropout : dropout probability throughout.
+    editors : which modalities are edited, as `ModalityEditors` takes it.
+    modality_weight : how the query is weighed, as `build_combiner` takes it.
 
     Source: released code, CLIP stream.
     """
 
-    def __init__(self, feature_dim: int, *, dim: int = 1024, dropout: float = 0.5) -> None:
+    def __init__(
+        self,
+        feature_dim: int,
+        *,
+        dim: int = 1024,
+        dropout: float = 0.5,
+        editors: Edited = "both",
+        modality_weight: ModalityWeight = "scalar",
+    ) -> None:
         super().__init__(feature_dim, dim=dim, dropout=dropout)
-        self.editors = ModalityEditors(dim, dropout=dropout)
-        self.combiner = AdaptiveWeightedCombiner(dim, dropout=dropout)
+        self.editors = ModalityEditors(dim, dropout=dropout, edited=editors)
+        self.combiner = build_combiner(dim, modality_weight, dropout=dropout)
 
     def mix(self, image: Float[Tensor, "batch dim"], text: Float[Tensor, "batch dim"]) -> Composition:
         """Edit v = `image` and t = `text`, (batch, dim) each, then weigh them."""
         edited = self.editors(image, text)
         query, modality_weight = self.combiner(edited.image, edited.text)
-        return Composition(query, modality_weight, edited.image, edited.text)
+        return Composition(query, _if_scalar(modality_weight), edited.image, edited.text)
 
 
 class CnnStream(Composer):
@@ -161,6 +171,8 @@ class CnnStream(Composer):
     word_temperature, position_temperature : of the attention.
     mask_padding : keep padded words out of attention and pooling, so that a text means the same beside a
         longer one. The released code does not.
+    editors : which modalities are edited, as `AttentionEditors` takes it.
+    modality_weight : how the query is weighed, as `build_combiner` takes it.
 
     Source: released code, CNN stream.
     """
@@ -176,6 +188,8 @@ class CnnStream(Composer):
         word_temperature: float = 7.0,
         position_temperature: float = 4.0,
         mask_padding: bool = True,
+        editors: Edited = "both",
+        modality_weight: ModalityWeight = "scalar",
     ) -> None:
         super().__init__()
         self.cnn, self.mask_padding = cnn, mask_padding
@@ -185,11 +199,12 @@ class CnnStream(Composer):
             dim,
             word_temperature=word_temperature,
             position_temperature=position_temperature,
+            edited=editors,
         )
         self.image_pool, self.text_pool, self.target_pool = GeM(), GeM(), GeM()
         self.image_projection = nn.Linear(cnn.channels, dim)  # fc_img
         self.text_projection = nn.Linear(dim, dim)  # fc_txt
-        self.combiner = AdaptiveWeightedCombiner(dim, dropout=dropout)
+        self.combiner = build_combiner(dim, modality_weight, dropout=dropout)
 
     def encode(self, images: UInt8[Tensor, "batch h w 3"]) -> Float[Tensor, "batch channels rows columns"]:
         """Return the feature maps X of pictures."""
@@ -226,7 +241,7 @@ class CnnStream(Composer):
     def mix(self, image: Float[Tensor, "batch dim"], text: Float[Tensor, "batch dim"]) -> Composition:
         """Weigh f_I = `image` and f_T = `text`, (batch, dim) each."""
         query, modality_weight = self.combiner(image, text)
-        return Composition(query, modality_weight, image, text)
+        return Composition(query, _if_scalar(modality_weight), image, text)
 
     def embed_target(
         self, image_features: Float[Tensor, "batch channels rows columns"]
@@ -236,6 +251,10 @@ class CnnStream(Composer):
 
     def _mask(self, tokens: Int[Tensor, "batch words"]) -> Bool[Tensor, "batch words"] | None:
         return tokens > 0 if self.mask_padding else None
+
+
+def _if_scalar(modality_weight: Float[Tensor, "batch weights"]) -> Float[Tensor, "batch 1"] | None:
+    return modality_weight if modality_weight.shape[1] == 1 else None
 
 
 class DWC(nn.Module):

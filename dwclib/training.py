@@ -6,6 +6,7 @@ Frozen features make an epoch cheap: CLIP is never run here, only the layers on 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +22,10 @@ from dwclib.losses import contrastive_loss
 from dwclib.retrieval import rank
 from dwclib.soft_labels import soft_labels
 from dwclib.streams import Composer, Composition
+
+Labels = Callable[
+    [Float[Tensor, "batch dim"], Int[Tensor, " batch"]], Float[Tensor, "batch batch"]
+]  # Y and the numbers of the queries -> Z
 
 
 def seed_everything(seed: int) -> None:
@@ -48,6 +53,7 @@ def train(
     alpha: float = 0.2,
     temperature: float = 0.07,
     detach: bool = True,
+    labels: Labels | None = None,
     seed: int = 0,
     device: str = "cpu",
     progress: bool = False,
@@ -61,6 +67,7 @@ def train(
     dataset : its triplets.
     epochs, batch, learning_rate, weight_decay : of the optimiser; an incomplete last batch is left out.
     alpha, temperature, detach : of the labels and the loss.
+    labels : other labels than those: from Y, (batch, dim), and the batch's queries, (batch,), to Z.
     seed : of the order of the triplets and the dropout.
     device : where to train.
     progress : show a bar.
@@ -98,8 +105,11 @@ def train(
             reference, target, identity = rows[picked].unbind(dim=1)
             query = composer.compose(images[reference], texts[picked]).query
             y = composer.embed_target(images[target])
-            labels = soft_labels(y, identity, alpha=alpha, temperature=temperature, detach=detach)
-            loss = contrastive_loss(query, y, labels, temperature=temperature)
+            if labels is None:
+                Z = soft_labels(y, identity, alpha=alpha, temperature=temperature, detach=detach)
+            else:
+                Z = labels(y, picked)
+            loss = contrastive_loss(query, y, Z, temperature=temperature)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()

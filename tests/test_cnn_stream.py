@@ -231,3 +231,23 @@ def test_a_dwc_needs_a_stream_it_knows() -> None:
     for streams in ({}, {"gru": ClipStream(4, dim=8)}):
         with pytest.raises(ConfigError, match="clip and cnn"):
             DWC(streams)
+
+
+@pytest.mark.parametrize("edited", ["both", "image", "text", "none"])
+def test_maps_and_words_without_an_editor_are_left_as_they_are(edited: str) -> None:
+    stream = CnnStream(ResNet(), WORDS, dim=DIM, word_dim=8, editors=edited).eval()
+    maps = stream.encode(_pictures())
+    found = stream.edit(maps, TOKENS)
+    states = stream.lstm(TOKENS).transpose(1, 2)
+    assert torch.equal(found.image, maps) == (edited in ("text", "none"))
+    assert torch.equal(found.text, states) == (edited in ("image", "none"))
+
+
+def test_the_combiner_can_be_fixed_or_weigh_each_feature() -> None:
+    fixed = CnnStream(ResNet(), WORDS, dim=DIM, word_dim=8, modality_weight=0.25).eval()
+    maps = fixed.encode(_pictures())
+    found = fixed.compose(maps, TOKENS)
+    torch.testing.assert_close(found.modality_weight, torch.full((len(TOKENS), 1), 0.25))
+    vector = CnnStream(ResNet(), WORDS, dim=DIM, word_dim=8, modality_weight="vector").eval()
+    assert vector.compose(maps, TOKENS).modality_weight is None  # there is no one number
+    torch.testing.assert_close(vector.compose(maps, TOKENS).query.norm(dim=1), torch.ones(len(TOKENS)))

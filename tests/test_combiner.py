@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dwclib.combiner import AdaptiveWeightedCombiner, combine, normalise
+from dwclib.combiner import AdaptiveWeightedCombiner, build_combiner, combine, normalise
 
 
 def _pair(batch: int, dim: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -86,3 +87,32 @@ def test_dropout_acts_in_training_only() -> None:
     assert not torch.equal(combiner(*pair)[1], combiner(*pair)[1])
     combiner.eval()
     assert torch.equal(combiner(*pair)[1], combiner(*pair)[1])
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+def test_a_fixed_weight_is_the_same_for_every_query(weight: float) -> None:
+    image, text = _pair(4, 6)
+    combiner = build_combiner(6, weight)
+    query, lam = combiner(image, text)
+    assert not list(combiner.parameters())
+    torch.testing.assert_close(lam, torch.full((4, 1), weight))
+    torch.testing.assert_close(query, normalise(weight * image + (1 - weight) * text))
+
+
+def test_a_vector_weighs_each_feature_by_itself() -> None:
+    image, text = _pair(4, 6)
+    combiner = build_combiner(6, "vector").eval()
+    query, lam = combiner(image, text)
+    assert lam.shape == (4, 6)
+    torch.testing.assert_close(query, normalise(lam * image + (1 - lam) * text))
+    with torch.no_grad():
+        combiner.mlp[-1].bias[2] = 1e3  # this feature comes from the image alone
+    mixed = combiner(image, text)[1]
+    torch.testing.assert_close(mixed[:, 2], torch.ones(4))
+    assert bool((mixed[:, :2] < 1).all())
+
+
+def test_the_scalar_combiner_is_the_default_one() -> None:
+    assert isinstance(build_combiner(6, "scalar"), AdaptiveWeightedCombiner)
+    image, text = _pair(4, 6)
+    assert build_combiner(6, "scalar")(image, text)[1].shape == (4, 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dwclib.config import RECIPES, Config, parse_config, read_config, read_recipe
+from dwclib.config import RECIPES, Config, dials_from, parse_config, read_config, read_recipe
 from dwclib.errors import ConfigError
 
 
@@ -78,3 +78,19 @@ def test_a_changed_copy_keeps_the_rest_and_is_checked():
     assert recipe.training.mutual_weight == 1.0
     with pytest.raises(ConfigError, match=r"training\.epoch"):
         recipe.but(training={"epoch": 3})
+
+
+def test_dials_are_checked_when_they_are_declared():
+    recipe = read_recipe("synthfashion-smoke")
+    noisy = recipe.but(data={"train_dials": {"noise": 0.3, "changes": [1, 2]}})
+    assert dials_from(noisy.data.train_dials).changes == (1, 2)
+    for dials, name in (({"nois": 0.3}, "nois"), ({"noise": 3.0}, "noise"), ({"noise_kind": "loud"}, "loud")):
+        with pytest.raises(ConfigError, match=name):
+            recipe.but(data={"train_dials": dials})
+
+
+@pytest.mark.parametrize("weight", [1.5, -0.1, "matrix"])
+def test_a_modality_weight_is_a_share_or_a_known_word(weight):
+    with pytest.raises(ConfigError, match="modality_weight"):
+        read_recipe("synthfashion-smoke").but(model={"modality_weight": weight})
+    assert read_recipe("synthfashion-smoke").but(model={"modality_weight": 0.5}).model.modality_weight == 0.5

@@ -89,3 +89,20 @@ def test_modalities_of_different_width_are_refused() -> None:
     _, text = _pair(3, 5)
     with pytest.raises((RuntimeError, TypeError)):
         ModalityEditors(6)(image, text)
+
+
+@pytest.mark.parametrize("edited", ["both", "image", "text", "none"])
+def test_a_modality_without_an_editor_is_left_as_it_is(edited: str) -> None:
+    torch.manual_seed(0)
+    editors = ModalityEditors(6, edited=edited).eval()
+    image, text = torch.rand(3, 6), torch.rand(3, 6)
+    found = editors(image, text)
+    for name, before, after, gate in (
+        ("image", image, found.image, found.image_gate),
+        ("text", text, found.text, found.text_gate),
+    ):
+        is_edited = edited in ("both", name)
+        assert torch.equal(after, before) == (not is_edited)
+        assert bool((gate == 1).all()) == (not is_edited)
+    gates = {name.split(".")[0] for name, _ in editors.named_parameters()}
+    assert gates == {"both": {"image", "text"}, "none": set()}.get(edited, {edited})

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from dwclib.errors import ConfigError, DwcError, checked_seed
-from dwclib.files import atomic, cache_folder, code_of, fingerprint
+from dwclib.files import atomic, cache_folder, code_of, fingerprint, meaning_of
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
@@ -73,3 +73,36 @@ def test_the_code_of_a_module_is_what_it_imports():
     assert not {"plots.py", "book.py", "baselines.py", "pretrain.py"} & set(names)
     assert len(names) == len(set(code_of("dwclib.runs")))
     assert code_of("dwclib.combiner") == code_of("dwclib.combiner", "dwclib.editors")
+
+
+def test_only_what_can_change_a_result_is_the_meaning_of_a_file(tmp_path):
+    code = '''"""A module."""
+
+def double(x):
+    """Return 2 x."""
+    # a remark
+    return 2 * x  # another "one"
+'''
+    (path := tmp_path / "code.py").write_text(code)
+    meant = meaning_of(path)
+    assert meant == "def double(x):\n    return 2 * x"
+    same = (
+        code.replace("A module", "The module").replace("a remark", "said otherwise").replace("\n\n", "\n\n\n")
+    )
+    path.write_text(same)
+    assert meaning_of(path) == meant
+    path.write_text(code.replace("2 * x  #", "3 * x  #"))
+    assert meaning_of(path) != meant
+    path.write_text("def f(x):\n    for y in x:\n        y += 1\n    return y\n")
+    inside = meaning_of(path)
+    path.write_text("def f(x):\n    for y in x:\n        y += 1\n        return y\n")
+    assert meaning_of(path) != inside
+    path.write_text('mark = "# not a comment"\n')
+    assert meaning_of(path) == 'mark = "# not a comment"'
+
+
+def test_the_meaning_of_a_module_has_no_docstring():
+    for path in code_of("dwclib.probes"):
+        kept = meaning_of(path)
+        assert '"""' not in kept
+        assert len(kept) < len(path.read_text())

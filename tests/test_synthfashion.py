@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import stats
 
+from dwclib.data import captions
 from dwclib.data.garments import ATTRIBUTES
 from dwclib.data.synthfashion import NAMES, Dials, degraded, synthfashion, write_fashioniq
 from dwclib.errors import ConfigError
@@ -181,3 +182,13 @@ def test_an_unknown_split_and_too_many_queries_are_refused():
         synthfashion("test")
     with pytest.raises(ConfigError, match="fewer queries"):
         synthfashion("val", images=16, queries=10_000)
+
+
+def test_a_text_can_give_the_target_away():
+    dataset = synthfashion("val", images=80, queries=40)
+    given = dataset.texts(style="with target")
+    for plain, text, image in zip(dataset.texts(), given, dataset.targets, strict=True):
+        assert text.startswith(f"{plain} and get a ")
+        assert any(noun in text for noun in captions.NOUNS[dataset.garment(image).category])
+    assert given == dataset.texts(style="with target")
+    assert dataset.texts(style="marked")[0].startswith("<BOS>")

@@ -121,3 +121,17 @@ def test_a_batch_that_cannot_be_filled_is_refused(batch):
 def test_a_seed_is_a_natural_number():
     with pytest.raises(ConfigError, match="natural number"):
         seed_everything(-1)
+
+
+def test_other_labels_than_soft_ones_can_be_given():
+    hard = fit(alpha=0.0)[1]
+    seen = []
+
+    def identity(y, queries):
+        seen.append(queries)
+        return torch.eye(len(y))
+
+    assert fit(labels=identity)[1] == pytest.approx(hard)  # every garment of the toy is its own
+    assert sorted(torch.cat(seen[:4]).tolist()) == list(range(64))
+    even = fit(labels=lambda y, queries: torch.full((len(y), len(y)), 1 / len(y)))[1]
+    assert even[-1] != pytest.approx(hard[-1])

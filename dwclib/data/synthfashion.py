@@ -109,6 +109,21 @@ class SynthFashion(Triplets):
         """Return what an image shows."""
         return Garment.from_codes(self.codes[image])
 
+    def texts(self, *, joiner: str = " and ", style: str = "joined") -> list[str]:
+        """Return one modification text per query.
+
+        Parameters
+        ----------
+        joiner, style : as `Triplets.texts` takes them; or "with target", which appends the target's own
+            caption, ``... and get a long red dress``, as the released code does for Fashion200K.
+        """
+        if style != "with target":
+            return super().texts(joiner=joiner, style=style)
+        return [
+            f"{text} and get {language.full_caption(self.garment(image), np.random.default_rng(int(image)))}"
+            for text, image in zip(super().texts(joiner=joiner), self.targets, strict=True)
+        ]
+
     def relevant(self) -> Bool[np.ndarray, "queries gallery"]:
         """Return for each query and gallery image whether a fair judge would accept it.
 
