@@ -21,13 +21,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dwclib.claims import CLAIMS, claims_page
 from dwclib.errors import ConfigError, DwcError
 from dwclib.files import ROOT, atomic, fingerprint
 from dwclib.machine import stamp as machine_stamp
+from dwclib.reported import draw_reported, reported_page
 
 CHECKED, SOLUTION, PARAMETERS = "nbval-check-output", "solution", "parameters"
 # Modules whose change leaves every output as it is.
-NO_INFLUENCE = ("book.py", "__main__.py", "pretrain.py", "bench.py", "machine.py")
+NO_INFLUENCE = ("book.py", "__main__.py", "pretrain.py", "bench.py", "machine.py", "claims.py", "reported.py")
 MEASURE = "import json; from dwclib.machine import peak_memory; print(json.dumps(peak_memory()))"
 Notebook = dict[str, Any]
 Cell = dict[str, Any]
@@ -103,13 +105,15 @@ class Book:
     def print_of(self, notebook: Path, parameters: dict[str, Any]) -> str:
         """Return a fingerprint of all that a notebook's outputs depend on.
 
-        Of the stored results only the folders that the notebook names count.
+        Of grids, results, claims and reported numbers only those count that the notebook's code names, in
+        quotation marks.
         """
         cells = [(c["cell_type"], _source(c), _tags(c)) for c in read_notebook(notebook)["cells"]]
+        code = "\n".join(source for kind, source, _ in cells if kind == "code")
         library = [p for p in sorted((self.root / "dwclib").rglob("*.py")) if p.name not in NO_INFLUENCE]
         data = [path for path in sorted((self.root / "data").rglob("*")) if path.is_file()]
-        said = json.dumps(cells)
-        read = [path for path in data if "results" not in path.parts or path.parent.name in said]
+        names = {path: _looked_up_as(path.relative_to(self.root / "data")) for path in data}
+        read = [path for path in data if names[path] is None or f'"{names[path]}"' in code]
         return fingerprint(cells, parameters, self.root / "requirements.lock", *library, *read)
 
     def is_fresh(self, notebook: Path, parameters: dict[str, Any]) -> bool:
@@ -118,6 +122,14 @@ class Book:
         if not path.exists():
             return False
         return stamp_of(path).get("fingerprint") == self.print_of(notebook, parameters)
+
+
+def _looked_up_as(path: Path) -> str | None:
+    """Return the name by which a notebook reads a file of ``data/``; None for what all may depend on."""
+    folder = path.parts[0]
+    if folder == "results":
+        return path.parent.name
+    return path.stem if folder in ("experiments", "reported", "claims.yml") else None
 
 
 def read_notebook(path: Path) -> Notebook:
@@ -414,7 +426,12 @@ def _stage(book: Book, executed: list[Path]) -> Path:
             shutil.copy(book.root / name, stage / name)
         for path in executed:
             write_notebook(stage / "notebooks" / path.name, _staged(read_notebook(path)))
-        (stage / "book" / "execution.md").write_text(_execution_page(executed), encoding="utf-8")
+        pages = {"execution": _execution_page(executed)}
+        if (book.root / "data" / CLAIMS.name).exists():
+            draw_reported(stage / "book" / "reported.svg")
+            pages |= {"claims": claims_page(), "reported": reported_page("reported.svg")}
+        for name, text in pages.items():
+            (stage / "book" / f"{name}.md").write_text(text, encoding="utf-8")
     return book.build / "stage"
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from zlib import compress, decompress
 
 import numpy as np
@@ -39,6 +39,7 @@ FOLDER = ROOT / "data" / "results"
 FORMAT = 1
 MARGIN = 1.0  # points of Recall@10: less is no effect worth the name
 Groups = dict[str, Int[np.ndarray, " members"]]
+Key = TypeVar("Key")
 
 
 class Cell(NamedTuple):
@@ -82,7 +83,7 @@ class Grid(NamedTuple):
     variants : changes of its sections by name, ``{"hard labels": {"training": {"alpha": 0.0}}}``.
     settings : changes of its data by name, ``{"noisy": {"train_dials": {"noise": 0.3}}}``.
     seeds : how many, from 0 on.
-    probed : variants whose modality weights are probed too (`dwclib.probes`).
+    probed : variants whose modality weights and gaps are measured too (`dwclib.probes`).
     """
 
     name: str
@@ -398,10 +399,7 @@ def crossed_interval(values: Float[np.ndarray, "seeds queries"], *, resamples: i
     ConfigError
         For fewer than two seeds.
     """
-    student = mean_interval(values.mean(axis=1))
-    drawn = _bootstrap(values, resamples)
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    return Interval(student.mean, min(student.low, float(low)), max(student.high, float(high)))
+    return _wider(values, _bootstrap(values, resamples))
 
 
 def gain_of(differences: Float[np.ndarray, "seeds queries"], *, resamples: int = 2000) -> Gain:
@@ -414,14 +412,45 @@ def gain_of(differences: Float[np.ndarray, "seeds queries"], *, resamples: int =
     """
     from scipy import stats
 
-    interval = crossed_interval(differences, resamples=resamples)
+    drawn = _bootstrap(differences, resamples)
+    interval = _wider(differences, drawn)
     if not differences.any():
         return Gain(interval, 1.0)
-    drawn = _bootstrap(differences, resamples)
     beyond = min((drawn <= 0).mean(), (drawn >= 0).mean())
     by_seed = differences.mean(axis=1)
     student = float(stats.ttest_1samp(by_seed, 0.0).pvalue) if by_seed.std() > 0 else 0.0
     return Gain(interval, max(student, min(1.0, 2 * float(beyond)), 1 / resamples))
+
+
+def mean_gain(values: Sequence[float]) -> Gain:
+    """Return Student's interval and p-value of differences, one number per seed."""
+    from scipy import stats
+
+    interval = mean_interval(values)
+    return Gain(interval, float(stats.ttest_1samp(values, 0.0).pvalue))
+
+
+class Comparison(NamedTuple):
+    """A gain among several: interval, p-value corrected by Holm, and the verdict on "it is positive"."""
+
+    interval: Interval
+    p: float
+    verdict: str
+
+
+def compare(gains: Mapping[Key, Gain], *, margin: float = MARGIN) -> dict[Key, Comparison]:
+    """Return verdicts for gains that are looked at together: the more there are, the less each is believed.
+
+    Parameters
+    ----------
+    gains : by name.
+    margin : as `verdict` takes it.
+    """
+    corrected = holm([gain.p for gain in gains.values()])
+    return {
+        name: Comparison(gain.interval, float(p), verdict(gain.interval, p=float(p), margin=margin))
+        for (name, gain), p in zip(gains.items(), corrected, strict=True)
+    }
 
 
 def holm(p_values: Sequence[float]) -> Float[np.ndarray, " n"]:
@@ -490,7 +519,7 @@ def compute_row(cell: Cell, probed: bool, device: str) -> dict[str, Any]:
     import torch
 
     from dwclib import machine
-    from dwclib.probes import probe_weights
+    from dwclib.probes import modality_gaps, probe_weights
     from dwclib.runs import Run, ranks_of, recalls_of
 
     if device == "cpu":
@@ -505,7 +534,7 @@ def compute_row(cell: Cell, probed: bool, device: str) -> dict[str, Any]:
         if probed:
             lam = {name: part.modality_weight for name, part in embedded.items()}
             kept = {n: pack(w.numpy().astype(np.float16)) for n, w in lam.items() if w is not None}
-            extra = {"weights": kept, "probes": probe_weights(trained)}
+            extra = {"weights": kept, "probes": probe_weights(trained), "gaps": modality_gaps(trained)}
     groups = query_groups(dataset)  # type: ignore[arg-type]
     return {
         "variant": cell.variant,
@@ -548,6 +577,12 @@ def _metrics(ranks: Int[np.ndarray, " queries"], groups: Groups) -> dict[str, di
         name: {f"R@{k}": round(100 * float((ranks[members] <= k).mean()), 3) for k in (1, 10, 50)}
         for name, members in groups.items()
     }
+
+
+def _wider(values: Float[np.ndarray, "seeds queries"], drawn: Float[np.ndarray, " resamples"]) -> Interval:
+    student = mean_interval(values.mean(axis=1))
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return Interval(student.mean, min(student.low, float(low)), max(student.high, float(high)))
 
 
 def _bootstrap(values: Float[np.ndarray, "seeds queries"], resamples: int) -> Float[np.ndarray, " resamples"]:

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dwclib.data.triplets import Triplets
-from dwclib.experiments import Interval
+from dwclib.experiments import Comparison, Interval
 
 # Okabe and Ito's colours, told apart by colour-blind readers; each modality keeps its own through the book.
 IMAGE, TEXT, MIX = "#0072B2", "#D55E00", "#009E73"
@@ -152,6 +152,34 @@ def leaderboard(
     axis.set(title=title, xlabel=xlabel)
     axis.grid(axis="x", alpha=0.25)
     return figure
+
+
+VERDICTS = {"supported": MIX, "not supported": TEXT, "not detectable": GREY}
+
+
+def forest(
+    rows: Mapping[str, Comparison], *, title: str, xlabel: str, axis: Axes | None = None, names: bool = True
+) -> Axes:
+    """Draw differences one a row around a line at zero, coloured by verdict.
+
+    Parameters
+    ----------
+    rows : by name.
+    title, xlabel : the takeaway, and what a difference means.
+    axis : where to draw; a figure of its own by default.
+    names : write the names at the left.
+    """
+    axis = axis or plt.subplots(figsize=(6.4, 0.3 * len(rows) + 1.0))[1]
+    for place, (interval, _, said) in enumerate(rows.values()):
+        colour = VERDICTS[said]
+        axis.plot([interval.low, interval.high], [place, place], color=colour, linewidth=2)
+        axis.plot(interval.mean, place, "o", color=colour, markersize=5)
+    axis.axvline(0, color=INK, linewidth=0.8)
+    axis.set_yticks(range(len(rows)), list(rows) if names else [""] * len(rows))
+    axis.set_ylim(len(rows) - 0.5, -0.5)
+    axis.grid(axis="x", alpha=0.25)
+    axis.set(title=title, xlabel=xlabel)
+    return axis
 
 
 def heat_maps(

@@ -1,4 +1,4 @@
-"""Probes of the modality weight: the same queries again, with less to see or less to read (notebook 12)."""
+"""Probes of a trained run: modality weights when less is seen or read, and modality gaps (notebook 12)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Int, UInt8
 
+from dwclib.combiner import normalise
 from dwclib.data.synthfashion import SynthFashion, degraded
 from dwclib.retrieval import target_ranks
 from dwclib.runs import Run
@@ -51,6 +52,39 @@ def probe_weights(run: Run, *, queries: int = 400) -> dict[str, dict[str, list[d
         for level, pictures, written in levels:
             for name, values in _ask(run, rows, pictures, written, galleries).items():
                 found[name].setdefault(kind, []).append({"level": level, **values})
+    return found
+
+
+@torch.no_grad()
+def modality_gaps(run: Run, *, batch: int = 250) -> dict[str, dict[str, float]]:
+    """Return how far apart each stream keeps what it should bring together, over the evaluation queries.
+
+    Parameters
+    ----------
+    run : trained.
+    batch : queries at a time.
+
+    Returns
+    -------
+    By stream the distance of two clouds' centres on the unit sphere: "image and text" of v' and t', and
+    "query and target" of q and y.
+    """
+    split, device, found = run.evaluation, run.accelerator.device, {}
+    for name, inputs in split.inputs.items():
+        stream, sums = run.model[name].eval(), torch.zeros(())
+        for part in torch.arange(len(split.dataset)).split(batch):
+            reference, target = (
+                stream.encode(inputs.images[torch.from_numpy(images)[part]].to(device))
+                for images in (split.dataset.references, split.dataset.targets)
+            )
+            composed = stream.compose(reference, inputs.texts[part].to(device))
+            vectors = composed.edited_image, composed.edited_text, composed.query, stream.embed_target(target)
+            sums = sums + torch.stack([normalise(v).sum(dim=0).cpu() for v in vectors if v is not None])
+        image, text, query, answer = sums / len(split.dataset)
+        found[name] = {
+            "image and text": round(float((image - text).norm()), 5),
+            "query and target": round(float((query - answer).norm()), 5),
+        }
     return found
 
 

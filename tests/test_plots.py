@@ -8,7 +8,7 @@ import pytest
 
 from dwclib import plots
 from dwclib.data.synthfashion import synthfashion
-from dwclib.experiments import Interval
+from dwclib.experiments import Comparison, Interval
 
 
 @pytest.fixture(autouse=True)
@@ -104,3 +104,13 @@ def test_a_curve_shows_means_intervals_and_its_name():
     band = axis.collections[0].get_paths()[0].vertices
     assert (band[:, 1].min(), band[:, 1].max()) == (0.5, 3.0)
     assert "beside it" in texts(figure)
+
+
+def test_a_forest_has_a_row_and_a_colour_for_every_verdict():
+    said = dict(zip("abc", ("supported", "not supported", "not detectable"), strict=True))
+    rows = {name: Comparison(Interval(1.0, -1.0, 3.0), 0.5, verdict) for name, verdict in said.items()}
+    axis = plots.forest(rows, title="no effect", xlabel="points")
+    colours = [line.get_color() for line in axis.lines if line.get_marker() == "o"]
+    assert colours == [plots.VERDICTS[verdict] for verdict in said.values()]
+    assert [label.get_text() for label in axis.get_yticklabels()] == list(said)
+    assert "no effect" in texts(axis.figure)
