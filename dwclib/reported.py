@@ -89,8 +89,8 @@ Reported Recall@10. Green: DWC. Methods above it on FashionIQ and Shoes use larg
 {tables}
 
 Whether the row of Combiner is truly of the VAL protocol is disputed: its evaluator keeps the original
-gallery. On Fashion200K the text that goes in differs between methods; DWC's released code appends the target's own
-caption, which notebook 16 examines.
+gallery. On Fashion200K the text that goes in differs between methods; DWC's released code appends the
+target's own caption, which notebook 16 examines.
 
 ## Sources
 
