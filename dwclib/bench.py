@@ -25,8 +25,10 @@ from dwclib.data.images import read_image, stored_folder
 from dwclib.encoders import ResNet
 from dwclib.errors import ConfigError
 from dwclib.files import ROOT, atomic
+from dwclib.losses import contrastive_loss
 from dwclib.machine import cores, device_name, peak_memory, stamp
 from dwclib.retrieval import rank
+from dwclib.soft_labels import soft_labels
 from dwclib.streams import DWC, ClipStream, CnnStream
 from dwclib.training import seed_everything
 
@@ -34,6 +36,7 @@ FOLDER = ROOT / "data" / "results" / "benchmarks"
 RELEASED = TrainingConfig(
     share_maps=False, teacher_mode="train", teacher_target="reference", detach_labels=False
 )
+SEEDS = {"features": 256, "dim": 256, "batch": 128}  # of the CLIP stream in the grids of part 3
 WORDS, LENGTH = 2_000, 20  # of a vocabulary and of a text, as large as FashionIQ's
 
 
@@ -50,6 +53,7 @@ class Sizes(NamedTuple):
     rounds : repetitions of everything that is timed.
     images : how many JPEG files the store is filled with.
     queries, gallery, width : of the ranking.
+    seeds, steps : runs of the CLIP stream, and the steps of each.
     """
 
     cnn: str = "resnet50"
@@ -64,9 +68,11 @@ class Sizes(NamedTuple):
     queries: int = 33_480
     gallery: int = 29_789
     width: int = 2_048
+    seeds: int = 10
+    steps: int = 20
 
 
-QUICK = Sizes("book", "book", 128, 64, 32, 16, 16, 2, 40, 300, 200, 16)
+QUICK = Sizes("book", "book", 128, 64, 32, 16, 16, 2, 40, 300, 200, 16, 2, 2)
 
 
 class Times(NamedTuple):
@@ -254,6 +260,28 @@ def bench_memory(sizes: Sizes, device: str) -> Times:
     return Times({}, {"largest peak / line through the three": float(peaks[-1] / line[-1])}, facts)
 
 
+def bench_seeds(sizes: Sizes, device: str) -> Times:
+    """Time the CLIP stream's runs from several seeds: in turn, together as one stacked model, in processes.
+
+    An experiment has many short runs on cached features. This says which way to make them.
+    """
+    from joblib import Parallel, delayed
+
+    work = [(seed, sizes) for seed in range(sizes.seeds)]
+    with Parallel(n_jobs=cores()) as pool:
+        seconds = in_turn(
+            {
+                "in turn": lambda: _train_each(work),
+                "together": lambda: _train_together(sizes),
+                "in processes": lambda: pool(delayed(_alone)(*job) for job in work),
+            },
+            rounds=sizes.rounds,
+        )
+    ratios = {f"in turn / {way}": quotient(seconds, "in turn", way) for way in ("together", "in processes")}
+    setup = {"dim": SEEDS["dim"], "batch": SEEDS["batch"], "steps": sizes.steps, "seeds": sizes.seeds}
+    return Times(seconds, ratios, {**setup, "threads": torch.get_num_threads(), "processes": cores()})
+
+
 def bench_throughput(sizes: Sizes, device: str) -> Times:
     """Time whole steps, data included: pictures from the store, mirrored on the device, bf16."""
     from torch.utils.data import DataLoader
@@ -286,6 +314,7 @@ BENCHMARKS: dict[str, Callable[[Sizes, str], Times]] = {
     "store": bench_store,
     "ranking": bench_ranking,
     "memory": bench_memory,
+    "seeds": bench_seeds,
     "throughput": bench_throughput,
 }
 ON_A_GPU_ONLY = ("throughput",)
@@ -351,6 +380,55 @@ def machine(device: str) -> str:
 
 
 JPEG_PIXELS = 448  # width and height of the files, about those of FashionIQ
+
+
+def _train_one(seed: int, sizes: Sizes) -> None:
+    """Take a few steps of one CLIP stream on random features."""
+    seed_everything(seed)
+    model = DWC({"clip": ClipStream(SEEDS["features"], dim=SEEDS["dim"])})
+    trainer = AlternateTraining(model, TrainingConfig(learning_rate=1e-3))
+    for _ in range(sizes.steps):
+        reference, target, text = torch.randn(3, SEEDS["batch"], SEEDS["features"]).unbind()
+        identities = torch.arange(SEEDS["batch"])
+        trainer.step(Batch({"clip": reference}, {"clip": target}, {"clip": text}, identities))
+
+
+def _train_each(work: list[tuple[int, Sizes]]) -> None:
+    for job in work:
+        _train_one(*job)
+
+
+def _alone(seed: int, sizes: Sizes) -> None:
+    _with_threads(1, lambda: _train_one(seed, sizes))
+
+
+def _train_together(sizes: Sizes) -> None:
+    """Take the same steps of all seeds at once: their weights stacked, their losses mapped over the stack."""
+    from torch.func import functional_call, stack_module_state, vmap
+
+    seed_everything(0)
+    model = _Loss(ClipStream(SEEDS["features"], dim=SEEDS["dim"])).train()
+    stacked, _ = stack_module_state([copy.deepcopy(model) for _ in range(sizes.seeds)])
+    weights = {name: value.detach().requires_grad_() for name, value in stacked.items()}
+    optimizer = torch.optim.Adam(weights.values(), lr=1e-3, eps=1e-8, fused=True)
+    losses = vmap(lambda own, *batch: functional_call(model, own, batch), randomness="different")
+    for _ in range(sizes.steps):
+        batch = torch.randn(3, sizes.seeds, SEEDS["batch"], SEEDS["features"]).unbind()
+        optimizer.zero_grad(set_to_none=True)
+        losses(weights, *batch).sum().backward()
+        optimizer.step()
+
+
+class _Loss(nn.Module):
+    """The contrastive loss of a CLIP stream, as one module that can be stacked."""
+
+    def __init__(self, stream: ClipStream) -> None:
+        super().__init__()
+        self.stream = stream
+
+    def forward(self, reference: Tensor, target: Tensor, text: Tensor) -> Tensor:
+        query, y = self.stream.compose(reference, text).query, self.stream.embed_target(target)
+        return contrastive_loss(query, y, soft_labels(y, torch.arange(len(y))))
 
 
 class _Batches(torch.utils.data.Dataset):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from numbers import Integral
 from pathlib import Path
+from typing import Any
 
 
 class DwcError(ValueError):
@@ -19,6 +20,14 @@ class DwcError(ValueError):
     def __init__(self, problem: str, *, where: str | Path, remedy: str) -> None:
         self.problem, self.where, self.remedy = problem, str(where), remedy
         super().__init__(f"{where}: {problem}. {remedy}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let a worker process hand the error on."""
+        return _again, (type(self), self.problem, self.where, self.remedy)
+
+
+def _again(kind: type[DwcError], problem: str, where: str, remedy: str) -> DwcError:
+    return kind(problem, where=where, remedy=remedy)
 
 
 class DatasetError(DwcError):

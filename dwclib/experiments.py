@@ -553,10 +553,14 @@ def compute_row(cell: Cell, probed: bool, device: str) -> dict[str, Any]:
 
 @lru_cache
 def code_print(probed: bool = False) -> str:
-    """Return the fingerprint of all code and weights that a row depends on; comments do not count."""
+    """Return the fingerprint of all code and weights that a row depends on.
+
+    Comments and docstrings do not count, nor does what is said when something goes wrong.
+    """
     from dwclib.encoders import BOOK_CLIP, BOOK_CNN
 
-    code = [meaning_of(path) for path in code_of("dwclib.probes" if probed else "dwclib.runs")]
+    files = code_of("dwclib.probes" if probed else "dwclib.runs")
+    code = [meaning_of(path) for path in files if path.name != "errors.py"]
     weights = [path for folder in (BOOK_CLIP, BOOK_CNN) for path in sorted(folder.glob("*.safetensors"))]
     return fingerprint(code, *weights)
 

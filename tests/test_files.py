@@ -1,3 +1,5 @@
+import pickle
+
 import numpy as np
 import pytest
 
@@ -106,3 +108,10 @@ def test_the_meaning_of_a_module_has_no_docstring():
         kept = meaning_of(path)
         assert '"""' not in kept
         assert len(kept) < len(path.read_text())
+
+
+def test_an_error_survives_the_way_from_a_worker():
+    error = ConfigError("it is empty", where="a.json", remedy="Fill it.")
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), str(again)) == (ConfigError, str(error))
+    assert (again.problem, again.where, again.remedy) == ("it is empty", "a.json", "Fill it.")

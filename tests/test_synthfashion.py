@@ -120,6 +120,7 @@ def test_noise_comes_at_its_rate_and_of_its_kind(kind):
         assert not satisfied[world.noisy].any()
     else:
         assert moved[world.noisy].mean() > 0.9
+        assert (world.targets != world.references).all()
 
 
 def test_without_noise_nothing_is_wrong():

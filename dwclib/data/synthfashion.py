@@ -313,7 +313,7 @@ def _annotate(
         elif noisy[query] and dials.noise_kind == "wrong attribute":
             captions, claims = _misdescribe(codes[reference], codes[target], spoken, rng)
         elif noisy[query]:
-            targets[query] = rng.integers(len(codes))
+            targets[query] = (reference + 1 + rng.integers(len(codes) - 1)) % len(codes)  # any but itself
         written.append(captions)
         said.append(_allowed(claims, alone=True))
     shape = (len(pairs), len(NAMES), VALUES)
