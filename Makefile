@@ -63,8 +63,8 @@ GPU_GRIDS := ablations-clip noise ablations-both
 BENCHMARKS := step settings store ranking memory throughput
 gpu: $(addprefix gpu-grid-,$(GPU_GRIDS)) $(addprefix gpu-,$(GPU_NOTEBOOKS)) $(addprefix gpu-bench-,$(BENCHMARKS)) ## the gpu profile, and the benchmark on a GPU
 
-gpu-grid-%: gpu-ready # resumable: a row that is there is not computed again
-	$(RUN) -m dwclib experiment $* --profile gpu --device cuda
+gpu-grid-%: gpu-ready # stops in time, with an error while rows are missing; the next call goes on
+	$(RUN) -m dwclib experiment $* --profile gpu --device cuda --minutes 7
 
 gpu-bench-%: gpu-ready
 	$(RUN) -m dwclib bench --device cuda --only $*

@@ -43,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     experiment = _command(commands, "experiment", _experiment, "compute the rows of a grid that are missing")
     experiment.add_argument("grid", nargs="*", metavar="NAME", help="of data/experiments/; all by default")
     experiment.add_argument("--jobs", type=int, default=-1, help="runs at a time, one per core by default")
+    experiment.add_argument("--minutes", type=float, default=float("inf"), help="begin no run after these")
     _add_profile(experiment, "laptop")
     _add_device(experiment)
 
@@ -130,7 +131,7 @@ def _experiment(options: argparse.Namespace) -> None:
 
     for name in options.grid or sorted(path.stem for path in experiments.GRIDS.glob("*.yml")):
         grid = experiments.read_grid(name, options.profile)
-        found = experiments.run(grid, jobs=options.jobs, device=options.device)
+        found = experiments.run(grid, jobs=options.jobs, minutes=options.minutes, device=options.device)
         print(f"{name}: {len(found.rows)} rows")
 
 

@@ -105,15 +105,14 @@ class Book:
     def print_of(self, notebook: Path, parameters: dict[str, Any]) -> str:
         """Return a fingerprint of all that a notebook's outputs depend on.
 
-        Of grids, results, claims and reported numbers only those count that the notebook's code names, in
-        quotation marks.
+        Of grids, results, claims and reported numbers only those count that the notebook's code names.
         """
         cells = [(c["cell_type"], _source(c), _tags(c)) for c in read_notebook(notebook)["cells"]]
         code = "\n".join(source for kind, source, _ in cells if kind == "code")
         library = [p for p in sorted((self.root / "dwclib").rglob("*.py")) if p.name not in NO_INFLUENCE]
         data = [path for path in sorted((self.root / "data").rglob("*")) if path.is_file()]
         names = {path: _looked_up_as(path.relative_to(self.root / "data")) for path in data}
-        read = [path for path in data if names[path] is None or f'"{names[path]}"' in code]
+        read = [path for path in data if names[path] is None or _names(code, str(names[path]))]
         return fingerprint(cells, parameters, self.root / "requirements.lock", *library, *read)
 
     def is_fresh(self, notebook: Path, parameters: dict[str, Any]) -> bool:
@@ -122,6 +121,11 @@ class Book:
         if not path.exists():
             return False
         return stamp_of(path).get("fingerprint") == self.print_of(notebook, parameters)
+
+
+def _names(code: str, name: str) -> bool:
+    """Tell whether code has this name in quotation marks, or as a part of a path in them."""
+    return re.search(rf"[\"'/]{re.escape(name)}[\"'/]", code) is not None
 
 
 def _looked_up_as(path: Path) -> str | None:

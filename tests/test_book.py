@@ -101,6 +101,17 @@ def test_what_a_notebook_depends_on_makes_it_stale(root, path, stale):
     assert (smoke.print_of(source, smoke.parameters()["01_first"]) != before) == stale
 
 
+def test_only_the_grids_and_claims_that_a_notebook_names_make_it_stale(root):
+    put(root, "01_first", notebook(cell('read_grid("noise", "laptop")')))
+    smoke, source = Book("smoke", root), root / "notebooks" / "01_first.ipynb"
+    prints = [smoke.print_of(source, {})]
+    for name in ("claims.yml", "experiments/other.yml", "reported/shoes.csv", "experiments/noise.yml"):
+        (root / "data" / name).parent.mkdir(exist_ok=True)
+        (root / "data" / name).write_text("new")
+        prints.append(smoke.print_of(source, {}))
+    assert prints[0] == prints[1] == prints[2] == prints[3] != prints[4]
+
+
 def test_only_the_results_that_a_notebook_names_make_it_stale(root):
     put(root, "01_first", notebook(cell("folder = '../data/results/speed'")))
     smoke, source = Book("smoke", root), root / "notebooks" / "01_first.ipynb"

@@ -179,6 +179,14 @@ def test_a_killed_experiment_loses_no_row_and_goes_on(tmp_path):
     assert all(kept[row["variant"], row["seed"]] == row for row in rows)
 
 
+def test_when_the_time_is_up_no_further_run_is_begun(tmp_path):
+    grid = _declare(tmp_path, settings={"clean": {}}, probed=[])
+    options = {"folder": tmp_path, "jobs": 1, "device": "cpu", "progress": False}
+    with pytest.raises(ResultsError, match="4 of 4 rows are missing"):
+        run(grid, minutes=0, **options)
+    assert len(run(grid, minutes=60, **options).rows) == 4
+
+
 def test_two_processes_do_not_compute_the_same_rows(stored, tmp_path):
     grid, folder, path = _copy(stored, tmp_path)
     before = path.read_bytes()
