@@ -604,9 +604,7 @@ def _bootstrap(values: Float[np.ndarray, "seeds queries"], resamples: int) -> Fl
     from scipy.stats import bootstrap
 
     def mean_of(seeds: Int[np.ndarray, " s"], queries: Int[np.ndarray, " q"]) -> float:
-        by_query = (
-            np.bincount(seeds, minlength=len(values)) @ values / len(seeds)
-        )  # faster than values[seeds]
+        by_query = np.bincount(seeds, minlength=len(values)) @ values / len(seeds)  # as values[seeds].mean()
         return float(by_query[queries].mean())
 
     indices = tuple(np.arange(length) for length in values.shape)
