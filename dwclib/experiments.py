@@ -474,7 +474,7 @@ def detectable(values: Sequence[float] | Float[np.ndarray, " seeds"], *, power: 
     """Return the smallest difference that a paired comparison over as many seeds would find.
 
     It is stated before any comparison is made, from the runs of one variant alone: two variants whose runs
-    had nothing in common would differ by sqrt(2) times what one's runs vary. Pairing can only help.
+    had nothing in common would differ by sqrt(2) times what one's runs vary; what they share lowers it.
 
     Parameters
     ----------
