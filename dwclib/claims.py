@@ -136,6 +136,10 @@ def judge(path: Path = CLAIMS, *, profile: str = "laptop", folder: Path = FOLDER
     for claim, content in declared.items():
         for part in content["parts"]:
             key = claim, part["says"]
+            if key in parts:
+                raise ConfigError(
+                    f"{part['says']!r} stands there twice", where=path, remedy="Say each part once."
+                )
             if "untestable" in part:
                 parts[key] = Part(*key, "", "", None, part["untestable"])
                 continue

@@ -66,6 +66,15 @@ def test_a_test_that_cannot_be_made_is_told(tmp_path, part, told):
         judge(_write(tmp_path / "claims.yml", **part))
 
 
+def test_a_part_is_said_once(tmp_path):
+    path = _write(tmp_path / "claims.yml", untestable="No world for it.")
+    content = yaml.safe_load(path.read_text())
+    content["C1"]["parts"] *= 2
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(ConfigError, match="twice"):
+        judge(path)
+
+
 def test_a_claim_without_rows_is_no_claim(tmp_path):
     part = {"grid": "noise", "better": "soft labels", "worse": "hard labels", "stream": "clip"}
     with pytest.raises(ResultsError, match="rows are missing"):
