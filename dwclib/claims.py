@@ -193,8 +193,8 @@ _PAGE = """# The paper's claims, and what they come to here
 
 What the paper says, part by part, and what the experiments of part 3 found: on SynthFashion, with the book's
 small pre-trained networks and short trainings (profile *{profile}*). A verdict here is a verdict about this
-setting. The parts and their tests were written down in `data/claims.yml` before the runs were made; this page
-is computed from the stored rows each time the book is built.
+setting. The parts and their tests were written down in `data/claims.yml` before any result was looked at;
+this page is computed from the stored rows each time the book is built.
 
 **The rule.** Each part is put so that it says "this difference is positive". It is
 
