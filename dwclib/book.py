@@ -21,11 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dwclib.claims import CLAIMS, claims_page
 from dwclib.errors import ConfigError, DwcError
 from dwclib.files import ROOT, atomic, fingerprint
 from dwclib.machine import stamp as machine_stamp
-from dwclib.reported import draw_reported, reported_page
 
 CHECKED, SOLUTION, PARAMETERS = "nbval-check-output", "solution", "parameters"
 # Modules whose change leaves every output as it is.
@@ -431,7 +429,10 @@ def _stage(book: Book, executed: list[Path]) -> Path:
         for path in executed:
             write_notebook(stage / "notebooks" / path.name, _staged(read_notebook(path)))
         pages = {"execution": _execution_page(executed)}
-        if (book.root / "data" / CLAIMS.name).exists():
+        if (book.root / "data" / "claims.yml").exists():
+            from dwclib.claims import claims_page
+            from dwclib.reported import draw_reported, reported_page
+
             draw_reported(stage / "book" / "reported.svg")
             pages |= {"claims": claims_page(), "reported": reported_page("reported.svg")}
         for name, text in pages.items():
