@@ -603,6 +603,8 @@ def _bootstrap(values: Float[np.ndarray, "seeds queries"], resamples: int) -> Fl
     """Return the means of samples in which seeds and queries are drawn anew, each with replacement."""
     from scipy.stats import bootstrap
 
+    _two_or_more(len(values), "bootstrap")
+
     def mean_of(seeds: Int[np.ndarray, " s"], queries: Int[np.ndarray, " q"]) -> float:
         by_query = np.bincount(seeds, minlength=len(values)) @ values / len(seeds)  # as values[seeds].mean()
         return float(by_query[queries].mean())
