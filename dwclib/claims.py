@@ -167,7 +167,7 @@ def claims_page(path: Path = CLAIMS, *, profile: str = "laptop", folder: Path = 
     sections = []
     for claim, content in declared.items():
         rows = [_row(part) for part in parts if part.claim == claim]
-        head = "| part | effect with its 95 % interval | verdict |\n|---|---|---|\n"
+        head = "| part | tested by | effect with its 95 % interval | verdict |\n|---|---|---|---|\n"
         sections.append(f"## {claim}\n\n*{content['says']}*\n\n{head}" + "\n".join(rows))
     tests = sum(part.found is not None for part in parts)
     return _PAGE.format(sections="\n\n".join(sections), profile=profile, tests=tests)
@@ -175,7 +175,7 @@ def claims_page(path: Path = CLAIMS, *, profile: str = "laptop", folder: Path = 
 
 def _row(part: Part) -> str:
     effect = part.why_not if part.found is None else f"{part.found.interval} {part.unit}"
-    return f"| {part.says} | {effect} | **{part.verdict}** |"
+    return f"| {part.says} | {part.where} | {effect} | **{part.verdict}** |"
 
 
 def _test_of(part: Mapping[str, Any], path: Path) -> tuple[str, dict[str, Any]]:
