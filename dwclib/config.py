@@ -68,6 +68,31 @@ class DataConfig(_Section):
         return values
 
 
+class PhotoConfig(_Section):
+    """Which triplets of a real dataset.
+
+    Attributes
+    ----------
+    dataset : the name of its loader in `dwclib.datasets`.
+    root : the folder in which it lies; the command line's ``--data``.
+    options : the loader's own, such as FashionIQ's ``category`` and ``protocol``; of both splits, and
+    train_options, val_options : of one of them alone.
+    size : width and height in pixels to which the images are brought.
+    missing : "refuse" where images are missing, or "drop" the triplets that need them. Every recall then says
+        on how many queries it stands.
+    captions : as in `DataConfig`, but for "with target", which only Fashion200K's loader has.
+    """
+
+    dataset: Literal["fashioniq", "shoes", "fashion200k", "css3d", "cirr", "own"]
+    root: str | None = None
+    options: dict[str, Any] = {}
+    train_options: dict[str, Any] = {}
+    val_options: dict[str, Any] = {}
+    size: PositiveInt = 224
+    missing: Literal["refuse", "drop"] = "refuse"
+    captions: Literal["joined", "marked"] = "joined"
+
+
 def dials_from(values: dict[str, Any]) -> Dials:
     """Make dials of the values that YAML and JSON give, in which a range is a list.
 
@@ -174,7 +199,7 @@ class TrainingConfig(_Section):
 class Config(_Section):
     """A whole run: `data`, `model`, `training`."""
 
-    data: DataConfig = DataConfig()
+    data: DataConfig | PhotoConfig = Field(default=DataConfig(), discriminator="dataset")
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
 

@@ -26,7 +26,7 @@ from jaxtyping import Float, Int
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 from tqdm.auto import tqdm
 
-from dwclib.config import Config, read_recipe
+from dwclib.config import Config, parse_config, read_recipe
 from dwclib.errors import ConfigError, ResultsError
 from dwclib.files import ROOT, atomic, cache_folder, code_of, fingerprint, meaning_of
 
@@ -282,7 +282,7 @@ class Results:
     @cached_property
     def dataset(self) -> SynthFashion:
         """The queries that all rows were measured on, those of the first setting."""
-        from dwclib.runs import load_data
+        from dwclib.datasets import load_data
 
         return load_data(self.grid.cells()[0].config.data)[1]
 
@@ -624,7 +624,10 @@ def _key_of(row: Mapping[str, Any]) -> tuple[str, str, int]:
 
 
 def _is_of(row: Mapping[str, Any] | None, cell: Cell) -> bool:
-    return row is not None and row["config"] == cell.config.model_dump()
+    try:
+        return row is not None and parse_config(row["config"], "row") == cell.config
+    except ConfigError:  # of another version of the book
+        return False
 
 
 def _is_fresh(row: Mapping[str, Any] | None, cell: Cell, grid: Grid) -> bool:

@@ -99,6 +99,81 @@ def target_ranks(
     return torch.cat([_ranks_of(s, t) for s, t in blocks])
 
 
+def first_hit_ranks(
+    queries: Float[Tensor, "queries dim"],
+    gallery: Float[Tensor, "gallery _dim"],
+    labels: Int[Tensor, " _queries"],
+    gallery_labels: Int[Tensor, " _gallery"],
+    *,
+    exclude: Int[Tensor, " _queries"] | None = None,
+    block: int = 1024,
+) -> Int[Tensor, " queries"]:
+    """Return the rank of each query's first right image, where every image with its label is right.
+
+    Parameters
+    ----------
+    queries, gallery, exclude, block : as `target_ranks` takes them.
+    labels, gallery_labels : one per query and per gallery image: a caption's number, a composition's number.
+
+    Raises
+    ------
+    FeatureError
+        When the widths or counts differ, or a feature is NaN or infinite.
+    DatasetError
+        When no image that can be ranked has a query's label.
+    """
+    exclude = _check_exclude(exclude, queries, gallery)
+    _check_count("labels", labels, queries)
+    _check_features(queries, gallery)
+    gallery_labels = gallery_labels.to(gallery.device)
+    found, first = [], 0
+    for block_scores in _score_blocks(queries, gallery, exclude, block):
+        rows = slice(first, first := first + len(block_scores))
+        right = (labels[rows, None].to(gallery.device) == gallery_labels) & (block_scores > -torch.inf)
+        if (row := _first(~right.any(dim=1))) is not None:
+            problem = "no image that can be ranked has the label of the target"
+            remedy = "Add one to the gallery, or drop the query."
+            raise DatasetError(problem, where=f"query {rows.start + row}", remedy=remedy)
+        best = block_scores.masked_fill(~right, -torch.inf).amax(dim=1, keepdim=True)  # (b, G) -> (b, 1)
+        position = ((block_scores == best) & right).to(torch.uint8).argmax(dim=1)  # the first of equals
+        found.append(_ranks_of(block_scores, position))
+    return torch.cat(found)
+
+
+def subset_ranks(
+    queries: Float[Tensor, "queries dim"],
+    gallery: Float[Tensor, "gallery _dim"],
+    targets: Int[Tensor, " _queries"],
+    members: Int[Tensor, "_queries members"],
+) -> Int[Tensor, " queries"]:
+    """Return each target's rank among a few images of its own, 1 for the best (CIRR's Recall_subset).
+
+    Parameters
+    ----------
+    queries, gallery, targets : as `target_ranks` takes them.
+    members : (queries, members) positions in the gallery, the target's among them; -1 fills a short row.
+
+    Raises
+    ------
+    FeatureError
+        When the widths or counts differ, or a feature is NaN or infinite.
+    DatasetError
+        When a target is not among the members.
+    """
+    _check_count("subsets", members, queries)
+    targets = _check_targets(targets, torch.full_like(targets, -1), queries, gallery)
+    _check_features(queries, gallery)
+    members = members.to(gallery.device)
+    if (row := _first(~(members == targets[:, None]).any(dim=1))) is not None:
+        remedy = "Look at the query's subset in the annotations."
+        raise DatasetError("the target is not in its subset", where=f"query {row}", remedy=remedy)
+    found = torch.einsum("qd,qmd->qm", queries, gallery[members.clamp(min=0)])  # (Q, D), (Q, M, D) -> (Q, M)
+    found = found.masked_fill(members < 0, -torch.inf)
+    own = found.masked_fill(members != targets[:, None], -torch.inf).amax(dim=1, keepdim=True)
+    earlier = (found == own) & (members < targets[:, None])
+    return 1 + ((found > own) | earlier).sum(dim=1)
+
+
 def hits(
     ranking: Int[Tensor, "queries k"],
     relevant: Int[Tensor, " _queries"] | Bool[Tensor, "_queries gallery"],

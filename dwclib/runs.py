@@ -34,19 +34,19 @@ from dwclib.checkpoints import (
     save_checkpoint,
     set_random_states,
 )
-from dwclib.config import Config, DataConfig, ModelConfig, dials_from, parse_config
-from dwclib.data.synthfashion import SynthFashion, synthfashion
+from dwclib.config import Config, ModelConfig, parse_config
 from dwclib.data.triplets import Triplets, subset
 from dwclib.data.vocabulary import Vocabulary
+from dwclib.datasets import load_data
 from dwclib.encoders import BOOK_CLIP, BOOK_CNN, Clip, Features, ResNet, features_of
 from dwclib.errors import CheckpointError, ConfigError, TrainingError
 from dwclib.files import atomic, cache_folder, code_of, fingerprint
-from dwclib.retrieval import target_ranks
+from dwclib.retrieval import first_hit_ranks, subset_ranks, target_ranks
 from dwclib.streams import DWC, ClipStream, CnnStream, Composer
 from dwclib.training import Embedded, embed, seed_everything
 
 Inputs = Mapping[str, Features]  # what each stream reads of a dataset
-KS = (1, 10, 50)
+SUBSET_KS = (1, 2, 3)  # CIRR's
 
 
 class Split(NamedTuple):
@@ -173,7 +173,11 @@ class Run:
         }
 
     def recall(
-        self, split: Split | None = None, *, ks: tuple[int, ...] = KS, exclude_reference: bool = True
+        self,
+        split: Split | None = None,
+        *,
+        ks: tuple[int, ...] | None = None,
+        exclude_reference: bool | None = None,
     ) -> dict[str, dict[int, float]]:
         """Return Recall@K, in per cent, of each stream, and of "both" where there are two."""
         split = split or self.evaluation
@@ -374,38 +378,70 @@ def hold_out(
 
 
 def ranks_of(
-    embedded: Mapping[str, Embedded], dataset: Triplets, *, exclude_reference: bool = True
+    embedded: Mapping[str, Embedded], dataset: Triplets, *, exclude_reference: bool | None = None
 ) -> dict[str, Int[Tensor, " queries"]]:
-    """Return each target's rank, 1 for the best, for each stream, and for "both" where there are two.
+    """Return the rank of each query's first hit, 1 for the best, for each stream, and for "both" of two.
 
     Parameters
     ----------
     embedded : by stream, as `Run.embedded` gives it.
-    dataset : whose queries and gallery these are.
-    exclude_reference : keep the reference image out of the ranking.
+    dataset : whose queries and gallery these are; it says what a hit is.
+    exclude_reference : keep the reference image out of the ranking; as the dataset says, by default.
     """
-    found = {name: (part.queries, part.gallery) for name, part in embedded.items()}
-    if len(found) > 1:
-        queries, galleries = zip(*found.values(), strict=True)
-        found["both"] = (torch.cat(queries, dim=1), torch.cat(galleries, dim=1))
+    excluded = dataset.exclude_reference if exclude_reference is None else exclude_reference
     references = torch.from_numpy(dataset.gallery_position(dataset.references))
+    options = {"exclude": references if excluded else None}
+    if dataset.hit == "identity":
+        of_query, of_gallery = (
+            torch.from_numpy(dataset.identities[images]) for images in (dataset.targets, dataset.gallery)
+        )
+        return {
+            name: first_hit_ranks(q, g, of_query, of_gallery, **options)
+            for name, (q, g) in _together(embedded).items()
+        }
     targets = torch.from_numpy(dataset.gallery_position(dataset.targets))
-    exclude = references if exclude_reference else None
-    return {name: target_ranks(q, g, targets, exclude=exclude) for name, (q, g) in found.items()}
+    return {name: target_ranks(q, g, targets, **options) for name, (q, g) in _together(embedded).items()}
 
 
 def recalls_of(
     embedded: Mapping[str, Embedded],
     dataset: Triplets,
     *,
-    ks: tuple[int, ...] = KS,
-    exclude_reference: bool = True,
+    ks: tuple[int, ...] | None = None,
+    exclude_reference: bool | None = None,
 ) -> dict[str, dict[int, float]]:
-    """Return Recall@K, in per cent, of each stream's embeddings, and of "both" where there are two."""
-    return {
-        name: {k: 100 * int((ranks <= k).sum()) / len(ranks) for k in ks if k < len(dataset.gallery)}
-        for name, ranks in ranks_of(embedded, dataset, exclude_reference=exclude_reference).items()
-    }
+    """Return Recall@K, in per cent, of each stream's embeddings, and of "both" where there are two.
+
+    Parameters
+    ----------
+    embedded, dataset, exclude_reference : as `ranks_of` takes them.
+    ks : which K; those usual for the dataset by default. A K that is no less than the gallery is left out.
+
+    A dataset with `members` has a second recall, of "clip, subset" and so on, placed before the others.
+    """
+    found = {}
+    if dataset.members is not None:
+        targets, members = map(dataset.gallery_position, (dataset.targets, dataset.members))
+        members = np.where(dataset.members < 0, -1, members)
+        for name, (queries, gallery) in _together(embedded).items():
+            ranks = subset_ranks(queries, gallery, torch.from_numpy(targets), torch.from_numpy(members))
+            found[f"{name}, subset"] = {k: _share(ranks <= k) for k in SUBSET_KS}
+    for name, ranks in ranks_of(embedded, dataset, exclude_reference=exclude_reference).items():
+        found[name] = {k: _share(ranks <= k) for k in ks or dataset.ks if k < len(dataset.gallery)}
+    return found
+
+
+def _together(embedded: Mapping[str, Embedded]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return queries and gallery by stream; of two streams also "both", whose scores are the sums."""
+    found = {name: (part.queries, part.gallery) for name, part in embedded.items()}
+    if len(found) > 1:
+        queries, galleries = zip(*found.values(), strict=True)
+        found["both"] = (torch.cat(queries, dim=1), torch.cat(galleries, dim=1))
+    return found
+
+
+def _share(hits: Tensor) -> float:
+    return 100 * int(hits.sum()) / len(hits)
 
 
 class _BatchesOf(Dataset):
@@ -538,26 +574,6 @@ def _cnn_stream(model: ModelConfig, words: int) -> CnnStream:
         modality_weight=model.modality_weight,
     )
     return stream.to(memory_format=torch.channels_last)  # faster on a CPU, and what tensor cores want
-
-
-def load_data(data: DataConfig) -> tuple[SynthFashion, SynthFashion]:
-    """Return the training split and the evaluation split that a configuration names."""
-    return _load_data(data.model_dump_json())
-
-
-@lru_cache(maxsize=2)
-def _load_data(described: str) -> tuple[SynthFashion, SynthFashion]:
-    data = DataConfig.model_validate_json(described)
-    world: dict[str, Any] = {"seed": data.seed, "size": data.size}
-    sizes = {
-        "train": (data.train_images, data.train_queries, data.dials | data.train_dials),
-        "val": (data.val_images, data.val_queries, data.dials),
-    }
-    train, evaluation = (
-        synthfashion(split, images=images, queries=queries, dials=dials_from(dials), **world)
-        for split, (images, queries, dials) in sizes.items()
-    )
-    return train, evaluation
 
 
 @lru_cache(maxsize=2)

@@ -24,6 +24,11 @@ class Triplets:
     references, targets : (queries,) positions of the reference and the target image of each query.
     captions : for each query what its annotators wrote, one string each.
     gallery : (gallery,) positions of the images that are searched.
+    hit : what counts as found: the target "image" itself, or any gallery image of its "identity".
+    exclude_reference : whether a query's own reference is kept out of its ranking.
+    ks : the K of Recall@K that are usual for this dataset.
+    members : (queries, members) positions of the few images among which a second recall ranks (CIRR's subsets,
+        without the reference); None where there is no such recall.
 
     Raises
     ------
@@ -39,6 +44,10 @@ class Triplets:
     targets: Int[np.ndarray, " queries"]
     captions: tuple[tuple[str, ...], ...]
     gallery: Int[np.ndarray, " gallery"]
+    hit: str = "image"
+    exclude_reference: bool = True
+    ks: tuple[int, ...] = (1, 10, 50)
+    members: Int[np.ndarray, "queries members"] | None = None
 
     def __post_init__(self) -> None:
         check_image_ids(self.image_ids, self.name)
@@ -125,6 +134,10 @@ def subset(dataset: Triplets, rows: Int[np.ndarray, " n"], *, own_gallery: bool 
         targets=targets,
         captions=tuple(dataset.captions[row] for row in rows),
         gallery=np.union1d(references, targets) if own_gallery else dataset.gallery,
+        hit=dataset.hit,
+        exclude_reference=dataset.exclude_reference,
+        ks=dataset.ks,
+        members=None if own_gallery or dataset.members is None else dataset.members[rows],
     )
 
 

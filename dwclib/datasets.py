@@ -1,0 +1,135 @@
+"""All datasets by name: what a configuration's `data` section means (notebooks 09 and 14)."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import replace
+from functools import lru_cache
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dwclib.config import DataConfig, PhotoConfig, dials_from
+from dwclib.data.synthfashion import synthfashion
+from dwclib.errors import ConfigError
+
+if TYPE_CHECKING:
+    from dwclib.data.photos import Count, PhotoTriplets
+
+# Each is a module of dwclib.data with `load`, `census`, `write` and `SPLITS`. They are named here, not
+# imported, so that a run on one dataset does not depend on the code of another's loader.
+LOADERS = ("fashioniq", "shoes", "fashion200k", "css3d", "cirr", "own")
+
+
+def load_data(data: DataConfig | PhotoConfig) -> tuple[Any, Any]:
+    """Return the split to train on and the split to evaluate on, with their pictures.
+
+    Raises
+    ------
+    ConfigError
+        When no folder is named, or the loader does not know an option.
+    DatasetError
+        When the dataset is damaged, or images are missing and may not be dropped.
+    """
+    return _load_data(data.dataset, data.model_dump_json())
+
+
+def load(name: str, root: Path | str, split: str, **options: Any) -> PhotoTriplets:
+    """Load a split of a real dataset in its published layout.
+
+    Parameters
+    ----------
+    name : one of `LOADERS`.
+    root : the folder in which it lies.
+    split : one of the dataset's.
+    **options : its loader's own.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown dataset or option, or a folder that is not there.
+    DatasetError
+        For damaged annotations.
+    """
+    module, root = _module(name), Path(root)
+    if not root.is_dir():
+        raise ConfigError("there is no such folder", where=root, remedy=f"Name the one that holds {name}.")
+    known = [
+        option for option in inspect.signature(module.load).parameters if option not in ("root", "split")
+    ]
+    if unknown := sorted(set(options) - set(known)):
+        raise ConfigError(
+            f"there is no option {unknown[0]!r}", where=name, remedy=f"Use {', '.join(known) or 'none'}."
+        )
+    return module.load(root, split, **options)
+
+
+def census(name: str, root: Path | str) -> list[Count]:
+    """Count what is there of a dataset, beside what was published of it."""
+    root = Path(root)
+    if not root.is_dir():
+        raise ConfigError("there is no such folder", where=root, remedy=f"Name the one that holds {name}.")
+    return _module(name).census(root)
+
+
+def write(name: str, out: Path, **options: Any) -> None:
+    """Write SynthFashion in the layout of a real dataset, for other people's code and for tests.
+
+    Parameters
+    ----------
+    name : one of `LOADERS`.
+    out : a folder to make; must not exist.
+    **options : seed, train, val (images of each), and the writer's own.
+    """
+    if out.exists():
+        raise ConfigError("the folder is there already", where=out, remedy="Name a new one or remove it.")
+    _module(name).write(out, **options)
+
+
+def _module(name: str) -> Any:
+    if name not in LOADERS:
+        raise ConfigError(
+            f"there is no dataset {name!r}",
+            where="dwclib.datasets",
+            remedy=f"Use one of {', '.join(LOADERS)}.",
+        )
+    return import_module(f"dwclib.data.{name}")
+
+
+@lru_cache(maxsize=2)
+def _load_data(dataset: str, described: str) -> tuple[Any, Any]:
+    if dataset == "synthfashion":
+        return _synthfashion(DataConfig.model_validate_json(described))
+    return _photos(PhotoConfig.model_validate_json(described))
+
+
+def _synthfashion(data: DataConfig) -> tuple[Any, Any]:
+    world: dict[str, Any] = {"seed": data.seed, "size": data.size}
+    sizes = {
+        "train": (data.train_images, data.train_queries, data.dials | data.train_dials),
+        "val": (data.val_images, data.val_queries, data.dials),
+    }
+    train, evaluation = (
+        synthfashion(split, images=images, queries=queries, dials=dials_from(dials), **world)
+        for split, (images, queries, dials) in sizes.items()
+    )
+    return train, evaluation
+
+
+def _photos(data: PhotoConfig) -> tuple[PhotoTriplets, PhotoTriplets]:
+    if data.root is None:
+        raise ConfigError(
+            "it does not say where the dataset lies",
+            where="data.root",
+            remedy=f"Add --data PATH, the folder that holds {data.dataset}.",
+        )
+    found = []
+    own = (data.train_options, data.val_options)
+    for split, options in zip(_module(data.dataset).SPLITS, own, strict=True):
+        dataset = load(data.dataset, data.root, split, **{**data.options, **options})
+        dataset = replace(dataset, size=data.size)
+        dataset = dataset.complete() if data.missing == "drop" else dataset
+        dataset.check_complete()
+        found.append(dataset)
+    train, evaluation = found
+    return train, evaluation
