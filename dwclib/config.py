@@ -13,11 +13,13 @@ import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    Tag,
     ValidationError,
     field_validator,
 )
@@ -196,10 +198,18 @@ class TrainingConfig(_Section):
     seed: NonNegativeInt = 0
 
 
+def _kind_of(data: Any) -> str:
+    """Tell which section a `data` section is; one that names no dataset is the embedded one."""
+    name = data.get("dataset", "synthfashion") if isinstance(data, dict) else getattr(data, "dataset", None)
+    return "photos" if isinstance(name, str) and name != "synthfashion" else "drawn"
+
+
 class Config(_Section):
     """A whole run: `data`, `model`, `training`."""
 
-    data: DataConfig | PhotoConfig = Field(default=DataConfig(), discriminator="dataset")
+    data: Annotated[
+        Annotated[DataConfig, Tag("drawn")] | Annotated[PhotoConfig, Tag("photos")], Discriminator(_kind_of)
+    ] = DataConfig()
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
 
@@ -254,7 +264,7 @@ def parse_config(values: Any, where: str) -> Config:
 
 def _config_error(error: ValidationError, where: str) -> ConfigError:
     first = error.errors(include_url=False)[0]
-    key = ".".join(map(str, first["loc"])) or "the file"
+    key = ".".join(str(part) for part in first["loc"] if part not in ("drawn", "photos")) or "the file"
     if first["type"] == "extra_forbidden":
         return ConfigError(
             f"the key {key!r} is unknown", where=where, remedy="See dwclib/config.py for all keys."

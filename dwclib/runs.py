@@ -390,17 +390,19 @@ def ranks_of(
     """
     excluded = dataset.exclude_reference if exclude_reference is None else exclude_reference
     references = torch.from_numpy(dataset.gallery_position(dataset.references))
-    options = {"exclude": references if excluded else None}
+    exclude = references if excluded else None
     if dataset.hit == "identity":
         of_query, of_gallery = (
             torch.from_numpy(dataset.identities[images]) for images in (dataset.targets, dataset.gallery)
         )
         return {
-            name: first_hit_ranks(q, g, of_query, of_gallery, **options)
+            name: first_hit_ranks(q, g, of_query, of_gallery, exclude=exclude)
             for name, (q, g) in _together(embedded).items()
         }
     targets = torch.from_numpy(dataset.gallery_position(dataset.targets))
-    return {name: target_ranks(q, g, targets, **options) for name, (q, g) in _together(embedded).items()}
+    return {
+        name: target_ranks(q, g, targets, exclude=exclude) for name, (q, g) in _together(embedded).items()
+    }
 
 
 def recalls_of(

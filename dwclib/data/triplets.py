@@ -27,8 +27,8 @@ class Triplets:
     hit : what counts as found: the target "image" itself, or any gallery image of its "identity".
     exclude_reference : whether a query's own reference is kept out of its ranking.
     ks : the K of Recall@K that are usual for this dataset.
-    members : (queries, members) positions of the few images among which a second recall ranks (CIRR's subsets,
-        without the reference); None where there is no such recall.
+    members : (queries, members) positions of the few images among which a second recall ranks (CIRR's
+        subsets, without the reference), -1 to fill a short row; None where there is no such recall.
 
     Raises
     ------
