@@ -5,8 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dwclib.errors import DwcError
+
+if TYPE_CHECKING:
+    from dwclib.runs import Run
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -63,11 +67,20 @@ def _parser() -> argparse.ArgumentParser:
         "config", type=Path, metavar="YAML", help="keys and defaults are those of dwclib/config.py"
     )
     train.add_argument("--out", type=Path, required=True, metavar="DIR", help="the run's folder")
+    train.add_argument("--data", metavar="DIR", help="where the real dataset of the recipe lies")
+    train.add_argument("--encoder", metavar="NAME", help="any open_clip model, instead of the recipe's")
+    train.add_argument("--encoder-weights", metavar="TAG|FILE", help="its weights; a file needs no network")
+    train.add_argument("--cnn-weights", metavar="FILE", help="of the recipe's timm model, from a file")
     _add_device(train)
+
+    check = _command(commands, "check", _check_data, "count what is there of a real dataset")
+    check.add_argument("dataset", metavar="DATASET", help="such as fashioniq")
+    check.add_argument("root", type=Path, metavar="PATH", help="the folder in which it lies")
 
     evaluate = _command(commands, "evaluate", _evaluate, "measure Recall@K of a trained run")
     evaluate.add_argument("run_folder", type=Path, metavar="DIR", help="a folder that 'train' wrote")
     evaluate.add_argument("--keep-reference", action="store_true", help="leave the reference in the ranking")
+    evaluate.add_argument("--publish", metavar="RECIPE", help="keep it as the measured result of this recipe")
     _add_device(evaluate)
 
     bench = _command(commands, "bench", _bench, "measure this machine, and keep the ratios")
@@ -158,19 +171,42 @@ def _train(options: argparse.Namespace) -> None:
     from dwclib.config import read_config
     from dwclib.runs import Run
 
-    _print_recall(Run(read_config(options.config), options.out, device=options.device).train().recall())
+    config = read_config(options.config)
+    named = {
+        "clip": options.encoder,
+        "clip_weights": options.encoder_weights,
+        "cnn_weights": options.cnn_weights,
+    }
+    config = config.but(
+        data={"root": options.data} if options.data else {},
+        model={key: value for key, value in named.items() if value},
+    )
+    _print_recall(Run(config, options.out, device=options.device).train())
 
 
 def _evaluate(options: argparse.Namespace) -> None:
+    from dwclib.reproductions import keep
     from dwclib.runs import open_run
 
     run = open_run(options.run_folder, device=options.device)
-    _print_recall(run.recall(exclude_reference=not options.keep_reference))
+    if options.publish:
+        print(keep(options.publish, run))
+    _print_recall(run, exclude_reference=False if options.keep_reference else None)
 
 
-def _print_recall(found: dict[str, dict[int, float]]) -> None:
-    for stream, recalls in found.items():
-        print(f"{stream:5}", "  ".join(f"R@{k} {value:.2f}" for k, value in recalls.items()))
+def _check_data(options: argparse.Namespace) -> int:
+    from dwclib import datasets
+
+    lines, good = datasets.report(options.dataset, options.root)
+    print("\n".join(lines))
+    return int(not good)
+
+
+def _print_recall(run: Run, *, exclude_reference: bool | None = None) -> None:
+    if run.accelerator.is_main_process:
+        for name, recalls in run.recall(exclude_reference=exclude_reference).items():
+            print(f"{name:5}", "  ".join(f"R@{k} {value:.2f}" for k, value in recalls.items()))
+        print(run.standing())
 
 
 def _pretrain(options: argparse.Namespace) -> None:

@@ -432,9 +432,11 @@ def _stage(book: Book, executed: list[Path]) -> Path:
         if (book.root / "data" / "claims.yml").exists():
             from dwclib.claims import claims_page
             from dwclib.reported import draw_reported, reported_page
+            from dwclib.reproductions import reproductions_page
 
             draw_reported(stage / "book" / "reported.svg")
             pages |= {"claims": claims_page(), "reported": reported_page("reported.svg")}
+            pages["reproductions"] = reproductions_page()
         for name, text in pages.items():
             (stage / "book" / f"{name}.md").write_text(text, encoding="utf-8")
     return book.build / "stage"

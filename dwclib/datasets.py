@@ -72,6 +72,19 @@ def census(name: str, root: Path | str) -> list[Count]:
     return _module(name).census(root)
 
 
+def report(name: str, root: Path | str) -> tuple[list[str], bool]:
+    """Return a dataset's census in lines to print, the last of them a verdict, and whether it is good."""
+    counts = census(name, root)
+    lines = [f"{'':44} {'found':>8} {'published':>10}"]
+    for count in counts:
+        published = "" if count.published is None else f"{count.published:,}"
+        sign = "  differs" if count.differs else ""
+        lines.append(f"{count.what:44} {count.found:8,} {published:>10}{sign}")
+    differing = sum(count.differs for count in counts)
+    verdict = f"{differing} of {len(counts)} counts differ" if differing else "as published"
+    return [*lines, f"{name}: {verdict}."], not differing
+
+
 def write(name: str, out: Path, **options: Any) -> None:
     """Write SynthFashion in the layout of a real dataset, for other people's code and for tests.
 

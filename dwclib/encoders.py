@@ -242,7 +242,7 @@ def features_of(
         )
     model = clip.identity()
     texts = dataset.texts() if texts is None else list(texts)
-    key = fingerprint(model, np.ascontiguousarray(pictures).tobytes())
+    key = fingerprint(model, np.ascontiguousarray(pictures).data.cast("B"))  # read, not copied
     return Features(
         images=_cached(key, lambda: clip.encode_images(pictures)),
         texts=_cached(fingerprint(model, texts), lambda: clip.encode_texts(texts)),

@@ -94,13 +94,14 @@ def fingerprint(*parts: Any) -> str:
 
     Parameters
     ----------
-    *parts : bytes, paths (their content counts) or anything that JSON can write.
+    *parts : bytes or a view of them, paths (their content counts) or anything that JSON can write.
     """
     digest = hashlib.sha256()
     for part in parts:
         if isinstance(part, Path):
             part = part.read_bytes()
-        if not isinstance(part, bytes):
+        if not isinstance(part, bytes | memoryview):
             part = json.dumps(part, sort_keys=True).encode()
-        digest.update(len(part).to_bytes(8, "big") + part)
+        digest.update(len(part).to_bytes(8, "big"))
+        digest.update(part)
     return digest.hexdigest()[:16]

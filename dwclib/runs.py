@@ -183,6 +183,10 @@ class Run:
         split = split or self.evaluation
         return recalls_of(self.embedded(split), split.dataset, ks=ks, exclude_reference=exclude_reference)
 
+    def standing(self) -> str:
+        """Say on how many queries the recalls stand."""
+        return self.evaluation.dataset.standing()
+
     def read(self, pictures: UInt8[np.ndarray, "images h w 3"], texts: Sequence[str]) -> dict[str, Features]:
         """Return what each stream reads of pictures and texts that stand in no dataset."""
         inputs: dict[str, Features] = {}

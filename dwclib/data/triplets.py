@@ -75,6 +75,10 @@ class Triplets:
             return [f"<BOS> {' <AND> '.join(captions)} <EOS>" for captions in self.captions]
         return [joiner.join(captions) for captions in self.captions]
 
+    def standing(self) -> str:
+        """Say on how many queries a metric stands."""
+        return f"{len(self)} of {len(self)} queries"
+
     def gallery_position(self, images: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
         """Return where in the gallery each image stands, -1 for an image that is not in it."""
         place = np.full(len(self.image_ids), -1)

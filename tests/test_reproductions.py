@@ -1,0 +1,55 @@
+"""Reproductions: recipes of real datasets, what is reported for them, and what was measured."""
+
+from __future__ import annotations
+
+import pytest
+
+from dwclib.config import read_recipe
+from dwclib.errors import ConfigError
+from dwclib.reproductions import (
+    expected,
+    keep,
+    measured,
+    real_recipes,
+    reproductions,
+    reproductions_page,
+)
+from dwclib.runs import Run
+
+
+def test_every_dataset_has_a_recipe_and_a_faster_one():
+    names = real_recipes()
+    plain = [name for name in names if not name.endswith("-fast")]
+    assert {f"{name}-fast" for name in plain} == set(names) - set(plain)
+    assert {name.split("-")[0] for name in plain} == {"fashioniq", "shoes", "fashion200k", "css3d", "cirr"}
+
+
+@pytest.mark.parametrize("name", real_recipes())
+def test_a_recipe_has_the_published_widths_and_encoders(name):
+    config = read_recipe(name)
+    assert (config.model.dim, config.model.cnn, config.model.cnn_weights) == (1024, "resnet50", "imagenet")
+    if not name.endswith("-fast"):
+        training = config.training
+        assert (config.model.clip, config.model.clip_weights) == ("RN50", "openai")
+        assert (training.epochs, training.batch, training.learning_rate) == (200, 32, 1e-4)
+        assert training.flip == (name.split("-")[0] in ("fashioniq", "shoes"))
+
+
+def test_what_is_expected_is_what_is_reported():
+    assert expected("fashioniq-dress") == {10: 32.67, 50: 57.96}
+    assert expected("fashioniq-dress-fast") == expected("fashioniq-dress")
+    assert expected("shoes") == {1: 18.94, 10: 55.55, 50: 80.19}
+    assert expected("cirr") == {}
+
+
+def test_what_nobody_has_run_is_empty_on_the_page(tmp_path):
+    assert measured("shoes", folder=tmp_path) is None
+    assert (reproductions(folder=tmp_path)["measured here"] == "").all()
+    assert f"0 of\n{len(real_recipes())} recipes" in reproductions_page(folder=tmp_path)
+
+
+def test_a_run_of_another_configuration_is_no_result_of_a_recipe(tmp_path):
+    run = Run(read_recipe("synthfashion-smoke").but(model={"streams": ["clip"]}), tmp_path, device="cpu")
+    with pytest.raises(ConfigError, match="not trained by the recipe 'shoes'"):
+        keep("shoes", run, folder=tmp_path)
+    assert measured("shoes", folder=tmp_path) is None
