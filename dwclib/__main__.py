@@ -48,6 +48,15 @@ def _parser() -> argparse.ArgumentParser:
     experiment.add_argument("grid", nargs="*", metavar="NAME", help="of data/experiments/; all by default")
     experiment.add_argument("--jobs", type=int, default=-1, help="runs at a time, one per core by default")
     experiment.add_argument("--minutes", type=float, default=float("inf"), help="begin no run after these")
+    experiment.add_argument(
+        "--scheduler", metavar="ADDRESS", help="of a Dask cluster that computes, tcp://HOST:PORT"
+    )
+    experiment.add_argument(
+        "--verify",
+        type=int,
+        metavar="N",
+        help="keep older code's rows if N of them, computed anew, are equal",
+    )
     _add_profile(experiment, "laptop")
     _add_device(experiment)
 
@@ -56,8 +65,9 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_profile(_command(commands, "check-notebooks", _check, "check the notebooks' form"), "smoke")
 
-    fashion = _command(commands, "synthfashion", _synthfashion, "write SynthFashion in FashionIQ's layout")
+    fashion = _command(commands, "synthfashion", _synthfashion, "write SynthFashion as a real dataset")
     fashion.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
+    fashion.add_argument("--layout", default="fashioniq", help="fashioniq (the default), shoes, ... or own")
     fashion.add_argument("--seed", type=int, default=0)
     fashion.add_argument("--train", type=int, default=8_000, metavar="IMAGES")
     fashion.add_argument("--val", type=int, default=2_000, metavar="IMAGES")
@@ -144,8 +154,13 @@ def _experiment(options: argparse.Namespace) -> None:
 
     for name in options.grid or sorted(path.stem for path in experiments.GRIDS.glob("*.yml")):
         grid = experiments.read_grid(name, options.profile)
-        found = experiments.run(grid, jobs=options.jobs, minutes=options.minutes, device=options.device)
-        print(f"{name}: {len(found.rows)} rows")
+        where = {"jobs": options.jobs, "scheduler": options.scheduler}
+        if options.verify is not None:
+            found = experiments.verify(grid, sample=options.verify, **where)
+            print(f"{name}: {found.checked} rows computed anew and equal, {found.of} rows are fresh by that")
+        else:
+            rows = experiments.run(grid, minutes=options.minutes, device=options.device, **where).rows
+            print(f"{name}: {len(rows)} rows")
 
 
 def _results(options: argparse.Namespace) -> None:
@@ -162,9 +177,9 @@ def _bench(options: argparse.Namespace) -> None:
 
 
 def _synthfashion(options: argparse.Namespace) -> None:
-    from dwclib.data.synthfashion import write_fashioniq
+    from dwclib import datasets
 
-    write_fashioniq(options.out, seed=options.seed, train=options.train, val=options.val)
+    datasets.write(options.layout, options.out, seed=options.seed, train=options.train, val=options.val)
 
 
 def _train(options: argparse.Namespace) -> None:

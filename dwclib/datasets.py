@@ -64,6 +64,11 @@ def load(name: str, root: Path | str, split: str, **options: Any) -> PhotoTriple
     return module.load(root, split, **options)
 
 
+def splits(name: str) -> tuple[str, str]:
+    """Return the names of a dataset's split to train on and of the one to evaluate on."""
+    return _module(name).SPLITS
+
+
 def census(name: str, root: Path | str) -> list[Count]:
     """Count what is there of a dataset, beside what was published of it."""
     root = Path(root)
@@ -138,7 +143,7 @@ def _photos(data: PhotoConfig) -> tuple[PhotoTriplets, PhotoTriplets]:
         )
     found = []
     own = (data.train_options, data.val_options)
-    for split, options in zip(_module(data.dataset).SPLITS, own, strict=True):
+    for split, options in zip(splits(data.dataset), own, strict=True):
         dataset = load(data.dataset, data.root, split, **{**data.options, **options})
         dataset = replace(dataset, size=data.size)
         dataset = dataset.complete() if data.missing == "drop" else dataset

@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 from scipy import stats
 
 from dwclib.data import captions
 from dwclib.data.garments import ATTRIBUTES
-from dwclib.data.synthfashion import NAMES, Dials, degraded, synthfashion, write_fashioniq
+from dwclib.data.synthfashion import NAMES, Dials, degraded, synthfashion
 from dwclib.errors import ConfigError
 
 SMALL = {"images": 160, "queries": 120, "workers": 1}
@@ -142,25 +141,6 @@ def test_a_photo_can_be_taken_again_with_more_in_the_way():
     assert (degraded(world, images) == world.pictures[images]).all()
     hidden = degraded(world, images, occlusion=0.5)
     assert (hidden != world.pictures[images]).any(axis=(1, 2, 3)).all()
-
-
-def test_it_writes_itself_in_fashioniqs_layout(tmp_path):
-    write_fashioniq(tmp_path / "out", train=64, val=32)
-    assert len(list((tmp_path / "out" / "images").glob("*.png"))) == 96
-    rows = []
-    for category in ATTRIBUTES["category"]:
-        ids = json.loads((tmp_path / "out" / "image_splits" / f"split.{category}.val.json").read_text())
-        found = json.loads((tmp_path / "out" / "captions" / f"cap.{category}.val.json").read_text())
-        assert all({row["target"], row["candidate"]} <= set(ids) for row in found)
-        assert all(set(row) == {"target", "candidate", "captions"} for row in found)
-        assert all(len(row["captions"]) == 2 for row in found)
-        rows += found
-    assert len(rows) == 32
-    world = synthfashion("val", images=32, queries=32, workers=1)
-    with Image.open(tmp_path / "out" / "images" / "val-00003.png") as picture:
-        assert (np.asarray(picture) == world.pictures[3]).all()
-    with pytest.raises(ConfigError, match="there already"):
-        write_fashioniq(tmp_path / "out")
 
 
 def test_a_seed_is_a_natural_number():

@@ -15,6 +15,7 @@ from dwclib.errors import DatasetError
 from dwclib.files import atomic, fingerprint
 
 CHUNK = 500  # images that one task makes, and that an interruption can lose
+MAX_PIXELS = 80_000_000  # more is no photo but an attack, or a mistake: decoding it takes 240 MB
 ENDINGS = (".png", ".jpg", ".jpeg")
 
 
@@ -44,14 +45,16 @@ def read_image(path: Path, size: int) -> UInt8[np.ndarray, "size size 3"]:
     Raises
     ------
     DatasetError
-        When the file is cut short or is no image.
+        When the file is cut short, has more than `MAX_PIXELS`, or is no image.
     """
     from PIL import Image, ImageOps
 
     try:
         with Image.open(path) as opened:
+            if opened.width * opened.height > MAX_PIXELS:
+                raise OSError(f"it has {opened.width} x {opened.height} pixels")
             picture = opened.convert("RGB")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DatasetError(
             f"the image cannot be read ({error})", where=path, remedy="Fetch the file again or remove it."
         ) from error

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import os
+import posixpath
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
-from typing import Any, NamedTuple
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
 from dwclib.data.images import ENDINGS, image_store, read_image
 from dwclib.data.triplets import Triplets
-from dwclib.errors import DatasetError
+from dwclib.errors import ConfigError, DatasetError
 from dwclib.files import atomic, cache_folder, fingerprint
+
+if TYPE_CHECKING:
+    from dwclib.data.synthfashion import SynthFashion
 
 MAX_JSON = 512 * 2**20  # bytes: more is no annotation file
 
@@ -26,6 +32,11 @@ class Count(NamedTuple):
     what: str
     found: int
     published: int | None = None
+
+    @property
+    def differs(self) -> bool:
+        """Whether something else was published."""
+        return self.published not in (None, self.found)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,14 +165,22 @@ def find_files(folders: Sequence[Path], image_ids: Sequence[str]) -> tuple[Path 
         thousands of ids are found in a second.
     image_ids : plain names, or paths below a folder, without the ending.
     """
-    there: dict[str, Path] = {}
-    for folder in reversed([folder for folder in folders if folder.is_dir()]):
-        below = {str(Path(name).parent) for name in image_ids}
-        for part in below:
-            for path in (folder / part).iterdir() if (folder / part).is_dir() else ():
-                if path.suffix.lower() in ENDINGS:
-                    there[path.relative_to(folder).with_suffix("").as_posix()] = path
-    return tuple(there.get(Path(name).as_posix()) for name in image_ids)
+    names = [posixpath.normpath(name) for name in image_ids]
+    there: dict[str, str] = {}
+    for folder in reversed(folders):
+        for part in set(map(posixpath.dirname, names)):
+            below = f"{part}/" if part else ""
+            for file in _listing(folder / part):
+                stem, ending = os.path.splitext(file)
+                if ending.lower() in ENDINGS:
+                    there[below + stem] = f"{folder}/{below}{file}"
+    return tuple(Path(there[name]) if name in there else None for name in names)
+
+
+def without_ending(name: str) -> str:
+    """Return an image's path without ``.png`` and the like; what else follows a dot is part of its name."""
+    path = PurePosixPath(name)
+    return str(path.with_suffix("") if path.suffix.lower() in ENDINGS else path) if name else ""
 
 
 def read_json(path: Path, kind: type[list | dict]) -> Any:
@@ -176,7 +195,7 @@ def read_json(path: Path, kind: type[list | dict]) -> Any:
     try:
         if path.stat().st_size > MAX_JSON:
             raise ValueError(f"it has {path.stat().st_size:,} bytes")
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_without_doubles)
     except (OSError, ValueError, RecursionError) as error:
         raise DatasetError(
             f"the annotations cannot be read ({error})", where=path, remedy="Fetch the file again."
@@ -201,6 +220,68 @@ def field_of(record: object, name: str, kind: type, where: str) -> Any:
         problem = f"the field {name!r} is missing" if value is None else f"the field {name!r} is {value!r}"
         raise DatasetError(problem, where=where, remedy=f"Give it a {kind.__name__}, or drop the record.")
     return value
+
+
+def check_choice(name: str, value: object, choices: Sequence[str], where: str) -> None:
+    """Raise ConfigError unless an option of a loader has one of its values."""
+    if value not in choices:
+        raise ConfigError(f"there is no {name} {value!r}", where=where, remedy=f"Use {', '.join(choices)}.")
+
+
+def drawn_splits(*, seed: int, train: int, val: int) -> Iterator[tuple[str, SynthFashion]]:
+    """Yield SynthFashion's "train" and "val" as they are written in a real dataset's layout.
+
+    Parameters
+    ----------
+    seed : of the world.
+    train, val : number of images of each split; there are 1.5 and 1 queries per image.
+    """
+    from dwclib.data.synthfashion import synthfashion
+
+    for split, images, queries in (("train", train, train * 3 // 2), ("val", val, val)):
+        yield split, synthfashion(split, images=images, queries=queries, seed=seed)
+
+
+def write_pictures(
+    folder: Path, dataset: SynthFashion, names: Sequence[str] | None = None, ending: str = ".png"
+) -> None:
+    """Write a dataset's pictures as files.
+
+    Parameters
+    ----------
+    folder : where to; made when it is not there.
+    dataset : what has `pictures`.
+    names : one per picture, without the ending, plain or a path below the folder; `image_ids` by default.
+    ending : of the files, which says how they are compressed: one of `ENDINGS`.
+    """
+    from PIL import Image
+
+    for name, picture in zip(names or dataset.image_ids, dataset.pictures, strict=True):
+        path = folder / f"{name}{ending}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(path)
+
+
+def write_json(path: Path, content: list | dict) -> None:
+    """Write an annotation file, and its folder when it is not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse an object that has a field twice: JSON would silently keep the last."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        doubled = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"{doubled!r} occurs twice")
+    return found
+
+
+def _listing(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except (OSError, ValueError):  # not there, or a damaged id whose folder no system could have
+        return []
 
 
 class _Reader:

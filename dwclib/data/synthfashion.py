@@ -8,10 +8,9 @@ wrong: each claim of the DWC paper is a claim about one of these dials.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, SupportsIndex
 
@@ -25,7 +24,7 @@ from dwclib.data.garments import ATTRIBUTES, Garment, Scene
 from dwclib.data.images import image_store
 from dwclib.data.triplets import Triplets
 from dwclib.errors import ConfigError, checked_seed
-from dwclib.files import atomic, cache_folder, fingerprint
+from dwclib.files import cache_folder, fingerprint
 
 # Each split is a world of its own: no garment is shared on purpose, no random number is.
 SPLITS = {"train": 0, "val": 1, "pretrain": 2}
@@ -130,6 +129,10 @@ class SynthFashion(Triplets):
         Accepted is an image that satisfies the text as the target does and that keeps at least as many of the
         attributes of which the text does not speak as the target does. The target is always accepted.
         """
+        return self._relevant
+
+    @cached_property
+    def _relevant(self) -> Bool[np.ndarray, "queries gallery"]:
         gallery = self.codes[self.gallery]
         found = np.empty((len(self), len(gallery)), dtype=bool)
         for query, (reference, target) in enumerate(zip(self.references, self.intended, strict=True)):
@@ -217,32 +220,6 @@ def degraded(
     return np.stack(
         [garments.render(dataset.garment(i), size, replace(dataset.scenes[i], **nuisance)) for i in images]
     )
-
-
-def write_fashioniq(
-    out: Path,
-    *,
-    seed: int = 0,
-    train: int = IMAGES["train"],
-    val: int = IMAGES["val"],
-    dials: Dials = Dials(),
-) -> None:
-    """Write SynthFashion as PNG and JSON in FashionIQ's layout, for other people's code.
-
-    Parameters
-    ----------
-    out : folder to make; must not exist.
-    seed, dials : as in `synthfashion`.
-    train, val : number of images of each split; there are 1.5 and 1 queries per image.
-    """
-    if out.exists():
-        raise ConfigError("the folder is there already", where=out, remedy="Name a new one or remove it.")
-    with atomic(out) as folder:
-        for split, images, queries in (("train", train, train * 3 // 2), ("val", val, val)):
-            dataset = synthfashion(split, images=images, queries=queries, seed=seed, dials=dials)
-            _write_pictures(folder / "images", dataset)
-            for category in ATTRIBUTES["category"]:
-                _write_annotations(folder, dataset, split, category)
 
 
 def _grow_families(
@@ -421,34 +398,3 @@ def _draw_one(
     codes: Int[np.ndarray, "images attributes"], scenes: tuple[Scene, ...], size: int, index: int
 ) -> UInt8[np.ndarray, "size size 3"]:
     return garments.render(Garment.from_codes(codes[index]), size, scenes[index])
-
-
-def _write_pictures(folder: Path, dataset: SynthFashion) -> None:
-    from PIL import Image
-
-    folder.mkdir(parents=True, exist_ok=True)
-    for image_id, picture in zip(dataset.image_ids, dataset.pictures, strict=True):
-        Image.fromarray(picture).save(folder / f"{image_id}.png")
-
-
-def _write_annotations(folder: Path, dataset: SynthFashion, split: str, category: str) -> None:
-    code = ATTRIBUTES["category"].index(category)
-    ids = [name for name, row in zip(dataset.image_ids, dataset.codes, strict=True) if row[0] == code]
-    rows = [
-        {
-            "target": dataset.image_ids[target],
-            "candidate": dataset.image_ids[reference],
-            "captions": list(texts),
-        }
-        for reference, target, texts in zip(
-            dataset.references, dataset.targets, dataset.captions, strict=True
-        )
-        if dataset.codes[reference, 0] == code
-    ]
-    _write_json(folder / "image_splits" / f"split.{category}.{split}.json", ids)
-    _write_json(folder / "captions" / f"cap.{category}.{split}.json", rows)
-
-
-def _write_json(path: Path, content: list) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
