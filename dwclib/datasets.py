@@ -86,7 +86,11 @@ def report(name: str, root: Path | str) -> tuple[list[str], bool]:
         sign = "  differs" if count.differs else ""
         lines.append(f"{count.what:44} {count.found:8,} {published:>10}{sign}")
     differing = sum(count.differs for count in counts)
-    verdict = f"{differing} of {len(counts)} counts differ" if differing else "as published"
+    compared = sum(count.published is not None for count in counts)
+    if differing:
+        verdict = f"{differing} of {compared} counts differ from what is published"
+    else:
+        verdict = "as published" if compared else "nothing is published to compare it with"
     return [*lines, f"{name}: {verdict}."], not differing
 
 

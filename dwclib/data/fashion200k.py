@@ -1,0 +1,286 @@
+"""Fashion200K in its published layout, with the queries of TIRG (notebook 14)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from dwclib.data.photos import (
+    Count,
+    PhotoTriplets,
+    check_choice,
+    drawn_splits,
+    find_files,
+    without_ending,
+    write_pictures,
+)
+from dwclib.data.synthfashion import SynthFashion
+from dwclib.data.triplets import check_captions, check_image_ids
+from dwclib.errors import ConfigError, DatasetError, checked_seed
+from dwclib.files import atomic
+
+SPLITS = ("train", "test")
+QUERIES = "test_queries.txt"
+TEXTS = ("TIRG", "released")
+
+
+class Pairs(NamedTuple):
+    """References and targets, as positions of images."""
+
+    references: Int[np.ndarray, " queries"]
+    targets: Int[np.ndarray, " queries"]
+
+
+class Family(NamedTuple):
+    """Captions that are the same but for one word, as one of them sees it.
+
+    Fields
+    ------
+    own : which of the groups it is in.
+    groups : captions, one group for each word in the place that differs.
+    """
+
+    own: int
+    groups: list[list[str]]
+
+
+def load(
+    root: Path, split: str, *, text: str = "TIRG", pairs: int | None = None, seed: int = 0
+) -> PhotoTriplets:
+    """Load a split. What has the target's caption is a hit; searched are all images of the split.
+
+    Parameters
+    ----------
+    root : holds ``labels``, ``test_queries.txt``, and the images in ``women``.
+    split : "train", of which pairs are drawn, or "test".
+    text : "TIRG" says ``replace A with B``; "released" appends ``and get`` with the target's whole caption,
+        as the released code does. (Both codes also spell ``.``, ``?``, ``&`` and ``*`` as words such as
+        "dotmark", for their tokenizer; here captions stay as they are.)
+    pairs : how many to draw for training, two images whose captions differ in one word; by default as many as
+        there are images.
+    seed : of that draw.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown split or text, or a number of pairs or a seed that is none.
+    DatasetError
+        For damaged annotations; the message names file and line.
+    """
+    name = f"fashion200k/{split}"
+    check_choice("split", split, SPLITS, name)
+    check_choice("text", text, TEXTS, name)
+    labels = _read_labels(root / "labels", split)
+    image_ids, captions = list(labels), list(labels.values())
+    identities = _numbered(captions)
+    if split == "test":
+        drawn = _read_queries(root / QUERIES, image_ids)
+    else:
+        drawn = _draw_pairs(captions, len(captions) if pairs is None else pairs, seed, root / "labels")
+    return PhotoTriplets(
+        name=name,
+        image_ids=tuple(image_ids),
+        identities=identities,
+        references=drawn.references,
+        targets=drawn.targets,
+        captions=tuple(
+            (_text(captions[before], captions[after], text),) for before, after in zip(*drawn, strict=True)
+        ),
+        gallery=np.arange(len(image_ids)),
+        hit="identity",
+        files=find_files([root], image_ids),
+        annotated=len(drawn.targets),
+    )
+
+
+def census(root: Path) -> list[Count]:
+    """Count images, captions and queries; no counts were published with the labels."""
+    found = []
+    for split in SPLITS:
+        dataset = load(root, split)
+        images = len(dataset.image_ids)
+        found += [
+            Count(f"{split}: images in the labels", images),
+            Count(f"{split}: images with a file", images - len(dataset.missing), images),
+            Count(f"{split}: captions", len(np.unique(dataset.identities))),
+        ]
+    return [*found, Count("test: queries", len(dataset))]
+
+
+def write(out: Path, *, seed: int = 0, train: int = 8_000, val: int = 2_000) -> None:
+    """Write SynthFashion as JPEG and text in the layout of Fashion200K; "val" becomes its "test".
+
+    A caption names colour, pattern, sleeves and category, so that many images share theirs.
+
+    Parameters
+    ----------
+    out : folder to make.
+    seed, train, val : as `dwclib.data.photos.drawn_splits` takes them; there is one test query per image.
+    """
+    with atomic(out) as folder:
+        for split, dataset in drawn_splits(seed=seed, train=train, val=val):
+            captions = [_caption(dataset, image) for image in range(len(dataset.image_ids))]
+            paths = [
+                f"women/{caption.split()[-1]}/{caption.replace(' ', '_')}/{name}/{name}_0"
+                for caption, name in zip(captions, dataset.image_ids, strict=True)
+            ]
+            write_pictures(folder, dataset, paths, ".jpeg")
+            _write_labels(folder / "labels", "train" if split == "train" else "test", paths, captions)
+        pairs = _draw_pairs(captions, val, seed, out)
+        lines = [f"{paths[before]}.jpeg {paths[after]}.jpeg\n" for before, after in zip(*pairs, strict=True)]
+        (folder / QUERIES).write_text("".join(lines), encoding="utf-8")
+
+
+def _lines(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield where each line stands, and the line."""
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, ValueError) as error:
+        raise DatasetError(
+            f"the file cannot be read ({error})", where=path, remedy="Fetch it again."
+        ) from error
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            yield f"{path}, line {number}", line
+
+
+def _read_labels(folder: Path, split: str) -> dict[str, str]:
+    """Return the caption of each image of a split."""
+    found: dict[str, str] = {}
+    for path in sorted(folder.glob(f"*_{split}_*.txt")):
+        for where, line in _lines(path):
+            image, caption = _label(line, where)
+            if image in found:
+                raise DatasetError(
+                    f"the image {image!r} occurs twice", where=where, remedy="List each image once."
+                )
+            found[image] = caption
+    if not found:
+        raise DatasetError(
+            f"there is no label for {split}", where=folder, remedy=f"Put the files *_{split}_*.txt there."
+        )
+    return found
+
+
+def _label(line: str, where: str) -> tuple[str, str]:
+    cells = line.split("\t")
+    if len(cells) != 3:
+        raise DatasetError(
+            f"there are {len(cells)} columns, not 3",
+            where=where,
+            remedy="Write path, detection score and caption, with tabs between them.",
+        )
+    image, caption = without_ending(cells[0].strip()), cells[2].strip()
+    check_image_ids([image], where)
+    check_captions([caption], where)
+    return image, caption
+
+
+def _read_queries(path: Path, image_ids: list[str]) -> Pairs:
+    """Return the published test queries."""
+    place = {image: number for number, image in enumerate(image_ids)}
+    found = [_query(line, place, where) for where, line in _lines(path)]
+    if not found:
+        raise DatasetError("it holds no query", where=path, remedy="Fetch the file again.")
+    return Pairs(*np.array(found).T)
+
+
+def _query(line: str, place: dict[str, int], where: str) -> list[int]:
+    named = [without_ending(image) for image in line.split()]
+    if len(named) != 2:
+        raise DatasetError(
+            f"there are {len(named)} paths, not 2", where=where, remedy="Write reference and target."
+        )
+    if unknown := [image for image in named if image not in place]:
+        raise DatasetError(
+            f"the image {unknown[0]!r} is in no label file", where=where, remedy="Fetch all label files."
+        )
+    return [place[image] for image in named]
+
+
+def _text(before: str, after: str, text: str) -> str:
+    """Return what to change; where captions differ in more than a word, their first differing words."""
+    old, new = before.split(), after.split()
+    gone = next((word for word in old if old.count(word) > new.count(word)), old[-1])
+    come = next((word for word in new if new.count(word) > old.count(word)), new[-1])
+    change = f"replace {gone} with {come}"
+    return f"{change} and get {after}" if text == "released" else change
+
+
+def _numbered(captions: Sequence[str]) -> Int[np.ndarray, " images"]:
+    """Return one number per image, the same where the captions are the same."""
+    numbers: dict[str, int] = {}
+    return np.array([numbers.setdefault(caption, len(numbers)) for caption in captions])
+
+
+def _draw_pairs(captions: Sequence[str], count: int, seed: int, where: Path) -> Pairs:
+    """Draw images and partners as TIRG does: a family of the caption, another caption of it, its image."""
+    if not isinstance(count, int) or count < 1:
+        raise ConfigError(f"{count!r} is no number of pairs", where="pairs", remedy="Use 1 or more.")
+    images: dict[str, list[int]] = {}
+    for image, caption in enumerate(captions):
+        images.setdefault(caption, []).append(image)
+    families = _families(images)
+    changeable = [image for image, caption in enumerate(captions) if caption in families]
+    if not changeable:
+        raise DatasetError(
+            "no two captions differ in exactly one word", where=where, remedy="Add images, or mend them."
+        )
+    rng = np.random.default_rng(checked_seed(seed))
+    references, targets = rng.choice(changeable, count), np.empty(count, dtype=np.int64)
+    for query, draws in enumerate(rng.random((count, 4)).tolist()):
+        family = _pick(families[captions[references[query]]], draws[0])
+        caption = _pick(_pick_other(family, draws[1]), draws[2])
+        targets[query] = _pick(images[caption], draws[3])
+    return Pairs(references, targets)
+
+
+def _families(captions: Iterable[str]) -> dict[str, list[Family]]:
+    """Return the families of each caption that is in any.
+
+    Each is filed under what is left when a word is taken out, so that tens of thousands take a second.
+    """
+    by_rest: dict[str, dict[str, list[str]]] = {}
+    for caption in captions:
+        words = caption.split()
+        for place, word in enumerate(words):
+            rest = " ".join(words[:place] + words[place + 1 :])
+            by_rest.setdefault(rest, {}).setdefault(word, []).append(caption)
+    found: dict[str, list[Family]] = {}
+    for by_word in by_rest.values():
+        groups = list(by_word.values())
+        for own, group in enumerate(groups if len(groups) > 1 else []):
+            for caption in group:
+                found.setdefault(caption, []).append(Family(own, groups))
+    return found
+
+
+def _pick(options: Sequence[Any], draw: float) -> Any:
+    return options[int(draw * len(options))]
+
+
+def _pick_other(family: Family, draw: float) -> list[str]:
+    """Return a group other than the caption's own."""
+    place = int(draw * (len(family.groups) - 1))
+    return family.groups[place + (place >= family.own)]
+
+
+def _caption(dataset: SynthFashion, image: int) -> str:
+    garment = dataset.garment(image)
+    return f"{garment.colour} {garment.pattern} {garment.sleeve} {garment.category}"
+
+
+def _write_labels(folder: Path, split: str, paths: list[str], captions: list[str]) -> None:
+    """Write one file per category."""
+    folder.mkdir(exist_ok=True)
+    for category in sorted({caption.split()[-1] for caption in captions}):
+        lines = [
+            f"{path}.jpeg\t1.000000\t{caption}\n"
+            for path, caption in zip(paths, captions, strict=True)
+            if caption.endswith(category)
+        ]
+        (folder / f"{category}_{split}_detect_all.txt").write_text("".join(lines), encoding="utf-8")
