@@ -11,12 +11,13 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
+from jaxtyping import Float16, Float32, Int
 from torch import Tensor, nn
 
 from dwclib.alternate import AlternateTraining, Batch
@@ -27,7 +28,7 @@ from dwclib.errors import ConfigError
 from dwclib.files import ROOT, atomic
 from dwclib.losses import contrastive_loss
 from dwclib.machine import cores, device_name, peak_memory, stamp
-from dwclib.retrieval import rank
+from dwclib.retrieval import exact_search, rank
 from dwclib.soft_labels import soft_labels
 from dwclib.streams import DWC, ClipStream, CnnStream
 from dwclib.training import seed_everything
@@ -37,6 +38,8 @@ RELEASED = TrainingConfig(
     share_maps=False, teacher_mode="train", teacher_target="reference", detach_labels=False
 )
 SEEDS = {"features": 256, "dim": 256, "batch": 128}  # of the CLIP stream in the grids of part 3
+SEARCH = {"queries": 100, "block": 16_384, "directions": 16}  # of the searches in large galleries
+WAYS = ("exact", "FLAT", "IVF_FLAT")  # `exact_search` in a file, and two indices of a `Gallery`
 WORDS, LENGTH = 2_000, 20  # of a vocabulary and of a text, as large as FashionIQ's
 
 
@@ -54,6 +57,8 @@ class Sizes(NamedTuple):
     images : how many JPEG files the store is filled with.
     queries, gallery, width : of the ranking.
     seeds, steps : runs of the CLIP stream, and the steps of each.
+    rows : images of the exact search in a file, of `width`.
+    galleries : sizes of the galleries that are searched exactly and by an index, `gallery_width` wide.
     """
 
     cnn: str = "resnet50"
@@ -70,9 +75,12 @@ class Sizes(NamedTuple):
     width: int = 2_048
     seeds: int = 10
     steps: int = 20
+    rows: int = 200_000
+    galleries: tuple[int, ...] = (1_000, 10_000, 100_000, 1_000_000)
+    gallery_width: int = 128
 
 
-QUICK = Sizes("book", "book", 128, 64, 32, 16, 16, 2, 40, 300, 200, 16, 2, 2)
+QUICK = Sizes("book", "book", 128, 64, 32, 16, 16, 2, 40, 300, 200, 16, 2, 2, 3_000, (200, 400), 16)
 
 
 class Times(NamedTuple):
@@ -308,6 +316,54 @@ def bench_throughput(sizes: Sizes, device: str) -> Times:
     return Times(seconds, {}, {**facts, "cnn": sizes.cnn, "pixels": sizes.pixels, "steps": len(data)})
 
 
+def bench_search(sizes: Sizes, device: str) -> Times:
+    """Time 100 queries: in a float16 file by `exact_search`, and in galleries of growing size, by each way.
+
+    The bare product is that of as many float32 rows, a block at a time. Galleries are told of in `rows`.
+    """
+    queries = torch.from_numpy(_clustered(SEARCH["queries"], sizes.width, seed=1))
+    with tempfile.TemporaryDirectory() as name:
+        rows = _write_gallery(Path(name) / "wide.npy", sizes.rows, sizes.width)
+        block = torch.from_numpy(rows[: SEARCH["block"]]).float()
+
+        def bare() -> None:
+            for first in range(0, sizes.rows, len(block)):
+                queries @ block[: sizes.rows - first].T
+
+        actions = {
+            "exact search": lambda: exact_search(queries, rows, k=50, block=SEARCH["block"]),
+            "bare product": bare,
+        }
+        seconds = in_turn(actions, rounds=sizes.rounds)
+    ratios = {"exact search / bare product": quotient(seconds, "exact search", "bare product")}
+    setup = {"images": sizes.rows, "width": sizes.width, "queries": SEARCH["queries"]}
+    found = search_sizes(sizes.galleries, sizes.gallery_width, rounds=sizes.rounds)
+    return Times(seconds, ratios, {**setup, "gallery width": sizes.gallery_width, "rows": found})
+
+
+def search_sizes(galleries: Sequence[int], width: int, *, rounds: int = 3) -> list[dict[str, Any]]:
+    """Measure search against the size of the gallery: one row for each size and way, each in a new process.
+
+    Parameters
+    ----------
+    galleries : how many images; their vectors form clusters, as those of garments do.
+    width : of the vectors.
+    rounds : repetitions, of which the median counts.
+
+    Returns
+    -------
+    Rows with "gallery", "way" (one of `WAYS`), "ready, s" (from opening to the first answer, an index being
+    built), "ms a query" (alone, and "of 100"), "recall@10, %" (of what the exact search finds), "memory, GB"
+    (the most that the process took beyond what it began with), and "images/s" inserted.
+    """
+    found = []
+    for count in galleries:
+        with tempfile.TemporaryDirectory() as name:
+            _write_gallery(Path(name) / "gallery.npy", count, width)
+            found += [_elsewhere(_search_row, way, Path(name), rounds) for way in WAYS]
+    return found
+
+
 BENCHMARKS: dict[str, Callable[[Sizes, str], Times]] = {
     "step": bench_step,
     "settings": bench_settings,
@@ -316,8 +372,9 @@ BENCHMARKS: dict[str, Callable[[Sizes, str], Times]] = {
     "memory": bench_memory,
     "seeds": bench_seeds,
     "throughput": bench_throughput,
+    "search": bench_search,
 }
-ON_A_GPU_ONLY = ("throughput",)
+ON_ONE_DEVICE = {"throughput": "cuda", "search": "cpu"}
 
 
 def run(
@@ -339,7 +396,7 @@ def run(
         For a name that is none of `BENCHMARKS`.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    chosen = only or [name for name in BENCHMARKS if device == "cuda" or name not in ON_A_GPU_ONLY]
+    chosen = only or [name for name in BENCHMARKS if ON_ONE_DEVICE.get(name, device) == device]
     if unknown := sorted(set(chosen) - set(BENCHMARKS)):
         raise ConfigError(
             f"there is no benchmark {unknown[0]!r}", where="bench", remedy=f"Use {', '.join(BENCHMARKS)}."
@@ -579,16 +636,93 @@ def _rank_once(sizes: Sizes, device: str) -> None:
 
 def _peak_of(action: Callable[[Sizes, str], None], sizes: Sizes, device: str) -> float:
     """Run an action in a new process and return its peak memory in bytes: the process's, or the GPU's."""
+    return _elsewhere(_measured, action, sizes, device)
+
+
+def _elsewhere(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function in a new process."""
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context
 
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(_measured, action, sizes, device).result()
+        return pool.submit(function, *arguments).result()
 
 
 def _measured(action: Callable[[Sizes, str], None], sizes: Sizes, device: str) -> float:
     action(sizes, device)
     return 1e9 * peak_memory()["gpu" if device == "cuda" else "cpu"]
+
+
+def _clustered(count: int, width: int, *, seed: int) -> Float32[np.ndarray, "count width"]:
+    """Draw vectors of length one that lie near a few directions; which ones does not depend on the seed."""
+    rng = np.random.default_rng(seed)
+    directions = np.random.default_rng(0).standard_normal((SEARCH["directions"], width), dtype=np.float32)
+    mixed = rng.standard_normal((count, len(directions)), dtype=np.float32) @ directions
+    vectors = mixed + rng.standard_normal((count, width), dtype=np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def _write_gallery(path: Path, count: int, width: int) -> Float16[np.ndarray, "count width"]:
+    """Write a gallery of float16, a part at a time, and map it."""
+    rows = np.lib.format.open_memmap(path, "w+", np.float16, (count, width))
+    for first in range(0, count, SEARCH["block"]):
+        part = rows[first : first + SEARCH["block"]]
+        part[:] = _clustered(len(part), width, seed=2 + first)
+    return rows
+
+
+def _search_row(way: str, folder: Path, rounds: int) -> dict[str, Any]:
+    """Measure one way of searching the gallery in a folder, and leave there what the next way needs."""
+    rows, before = np.load(folder / "gallery.npy", mmap_mode="r"), peak_memory()["cpu"]
+    queries = _clustered(SEARCH["queries"], rows.shape[1], seed=1)
+    filled = {} if way == "exact" else _fill_once(folder / "gallery.db", rows)
+    start = time.perf_counter()
+    search = _searcher(way, folder / "gallery.db", rows)
+    search(queries[:1])
+    ready = time.perf_counter() - start
+    seconds = in_turn(
+        {"alone": lambda: search(queries[:1]), "of 100": lambda: search(queries)}, rounds=rounds
+    )
+    places = search(queries)
+    if way == "exact":
+        np.save(folder / "exact.npy", places)
+    right = [np.isin(*pair).mean() for pair in zip(places, np.load(folder / "exact.npy"), strict=True)]
+    return {
+        "gallery": len(rows),
+        "way": way,
+        "ready, s": ready,
+        "ms a query, alone": 1e3 * statistics.median(seconds["alone"]),
+        "ms a query, of 100": 1e3 * statistics.median(seconds["of 100"]) / len(queries),
+        "recall@10, %": 100 * float(np.mean(right)),
+        "memory, GB": peak_memory()["cpu"] - before,
+        **filled,
+    }
+
+
+def _fill_once(path: Path, rows: Float16[np.ndarray, "count width"]) -> dict[str, float]:
+    """Insert a gallery where there is none, and say how fast."""
+    from dwclib.gallery import Gallery
+
+    if path.exists():
+        return {}
+    start = time.perf_counter()
+    with Gallery(path, dim=rows.shape[1]) as gallery:
+        gallery.add([str(place) for place in range(len(rows))], rows)
+    return {"images/s": len(rows) / (time.perf_counter() - start)}
+
+
+def _searcher(
+    way: str, path: Path, rows: Float16[np.ndarray, "count width"]
+) -> Callable[[np.ndarray], Int[np.ndarray, "queries 10"]]:
+    """Return what finds the positions of the 10 best images."""
+    if way == "exact":
+        return lambda queries: exact_search(torch.from_numpy(queries), rows, k=10)[0].numpy()
+    from dwclib.gallery import Gallery
+
+    gallery = Gallery(path, index=cast(Any, way))
+    return lambda queries: np.where((ids := gallery.search(queries, 10).ids) == "", "-1", ids).astype(
+        np.int64
+    )
 
 
 def _busy_share(action: Callable[[], None]) -> float:

@@ -54,6 +54,10 @@ class ResultsError(DwcError):
     """Stored results that are missing, damaged, of another version, or in use by another process."""
 
 
+class GalleryError(DwcError):
+    """A gallery in Milvus that cannot be reached, opened, filled or searched."""
+
+
 class ConfigError(DwcError):
     """An unknown profile, parameter or setting, or one of the wrong type."""
 

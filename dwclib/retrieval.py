@@ -7,8 +7,10 @@ tests: they are checked here, by an error that says what to do.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -65,6 +67,47 @@ def rank(
     _check_features(queries, gallery)
     _check_k(k, len(gallery) - int((exclude >= 0).any()))
     return torch.cat([_top_k(s, k) for s in _score_blocks(queries, gallery, exclude, block)])
+
+
+def exact_search(
+    queries: Float[Tensor, "queries dim"],
+    gallery: Float[np.ndarray, "gallery _dim"],
+    *,
+    k: int,
+    block: int = 16_384,
+) -> tuple[Int[Tensor, "queries {k}"], Float[Tensor, "queries {k}"]]:
+    """Return positions and scores of each query's `k` best images, of a gallery that may exceed memory.
+
+    Parameters
+    ----------
+    queries : (queries, dim), float32, on the CPU.
+    gallery : (gallery, dim), float16 or float32; may be mapped from disk (``np.load(path, mmap_mode="r")``).
+    k : how many to return, best first.
+    block : gallery images scored at a time. Memory beside the gallery itself: 4 x block x (dim + 2 x queries)
+        bytes, and 12 x queries x k for each of two answers; no more, however large the gallery.
+
+    Raises
+    ------
+    FeatureError
+        When the widths differ, a feature is NaN or infinite, or the gallery has fewer than `k` images.
+    """
+    _check_features(queries, queries.new_zeros(1, gallery.shape[1]))
+    _check_k(k, len(gallery))
+    best, places = queries.new_empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.int64)
+    buffer = torch.empty(min(block, len(gallery)), gallery.shape[1])  # one for all: fresh memory is slow
+    for first in range(0, len(gallery), block):
+        rows = _filled(buffer, gallery[first : first + block])
+        found = queries.detach() @ rows.T  # (Q, D), (b, D) -> (Q, b)
+        if not found.sum().isfinite() and (row := _first(~found.isfinite().all(dim=0))) is not None:
+            remedy = "Look for a corrupt image or a diverged training run, and make the features again."
+            where = f"gallery, row {first + row}"
+            raise FeatureError("a feature is NaN or infinite", where=where, remedy=remedy)
+        own = _top_k(found, min(k, len(rows)))
+        best = torch.cat([best, found.gather(1, own)], dim=1)  # earlier positions first: ties stay in order
+        places = torch.cat([places, own + first], dim=1)
+        kept = _top_k(best, min(k, best.shape[1]))
+        best, places = best.gather(1, kept), places.gather(1, kept)
+    return places, best
 
 
 def target_ranks(
@@ -228,6 +271,13 @@ def recall_at_k(
         _check_k(k, ranking.shape[1])
     found = hits(ranking, relevant)
     return {k: 100 * int(found[:, :k].any(dim=1).sum()) / len(found) for k in ks}
+
+
+def _filled(buffer: Tensor, rows: Float[np.ndarray, "rows dim"]) -> Float[Tensor, "rows dim"]:
+    """Copy rows into the buffer as float32; torch converts float16 on all cores, NumPy on one."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # mapped from disk
+        return buffer[: len(rows)].copy_(torch.from_numpy(rows))
 
 
 def _score_blocks(queries: Tensor, gallery: Tensor, exclude: Tensor, block: int) -> Iterator[Tensor]:

@@ -86,6 +86,21 @@ def test_the_mirrored_batches_of_the_throughput_are_whole_steps():
     )
 
 
+def test_every_size_is_searched_every_way_and_milvus_is_compared_with_the_exact_search():
+    found = bench.bench_search(bench.QUICK, "cpu")
+    rows = found.facts["rows"]
+    assert [(row["gallery"], row["way"]) for row in rows] == [
+        (size, way) for size in bench.QUICK.galleries for way in bench.WAYS
+    ]
+    recall = {row["way"]: row["recall@10, %"] for row in rows}
+    assert recall["exact"] == 100
+    assert recall["FLAT"] > 99  # ties and rounding may swap two
+    assert 50 < recall["IVF_FLAT"] <= 100
+    assert found.ratios["exact search / bare product"] == bench.quotient(
+        found.seconds, "exact search", "bare product"
+    )
+
+
 def test_an_unknown_benchmark_and_a_damaged_file_are_told(tmp_path, capsys):
     assert main(["bench", "--only", "speed", "--folder", str(tmp_path)]) == 2
     assert "there is no benchmark 'speed'" in capsys.readouterr().err
@@ -100,5 +115,6 @@ def test_stored_benchmarks_of_the_book_are_complete():
     assert files
     for path in files:
         entries = json.loads(path.read_text())
-        assert set(entries) >= set(bench.BENCHMARKS) - set(bench.ON_A_GPU_ONLY)
+        device = "cpu" if path.name.startswith("cpu") else "cuda"
+        assert set(entries) >= {n for n in bench.BENCHMARKS if bench.ON_ONE_DEVICE.get(n, device) == device}
         assert all({"device", "versions", "date", "took"} <= set(entry) for entry in entries.values())
