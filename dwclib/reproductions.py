@@ -13,7 +13,7 @@ from dwclib.config import RECIPES, PhotoConfig, read_recipe
 from dwclib.errors import ConfigError
 from dwclib.experiments import FOLDER
 from dwclib.files import atomic
-from dwclib.reported import reported
+from dwclib.reported import TITLES, reported
 
 if TYPE_CHECKING:
     from dwclib.runs import Run
@@ -32,13 +32,9 @@ def expected(recipe: str) -> dict[int, float]:
 
     A faster schedule is held against the same numbers: they are what it should reach.
     """
-    dataset, _, category = recipe.removesuffix("-fast").partition("-")
-    try:
-        row = reported(dataset).loc["DWC"]
-    except FileNotFoundError:
-        return {}
+    category, row = recipe.removesuffix("-fast").partition("-")[2], _reported(recipe)
     columns = {k: f"{category} R@{k}".strip() for k in (1, 10, 50)}
-    return {k: float(str(row[column])) for k, column in columns.items() if column in row}
+    return {k: float(row[column]) for k, column in columns.items() if column in row}
 
 
 def measured(recipe: str, *, folder: Path = MEASURED) -> dict[str, Any] | None:
@@ -86,13 +82,18 @@ def reproductions_page(*, folder: Path = MEASURED) -> str:
     return _PAGE.format(table="\n".join(lines), done=done, recipes=len(table))
 
 
+def _reported(recipe: str) -> dict[str, Any]:
+    """Return DWC's row of the reported results of a recipe's dataset."""
+    dataset = recipe.removesuffix("-fast").partition("-")[0]
+    return reported(dataset).loc["DWC"].to_dict() if dataset in TITLES else {}
+
+
 def _row(recipe: str, folder: Path) -> dict[str, str]:
-    data, found = read_recipe(recipe).data, measured(recipe, folder=folder)
-    options = data.options if isinstance(data, PhotoConfig) else {}
+    found = measured(recipe, folder=folder)
     recall = list(found["recall"].values())[-1] if found else {}
     return {
         "recipe": recipe,
-        "protocol": str(options.get("protocol", "the loader's default")),
+        "protocol": _reported(recipe).get("protocol", ""),
         "reported for DWC": ", ".join(f"R@{k} {value:.2f}" for k, value in expected(recipe).items()),
         "measured here": ", ".join(f"{name} {value:.2f}" for name, value in recall.items()),
         "stands on": found["standing"] if found else "",
