@@ -85,7 +85,8 @@ def reproductions_page(*, folder: Path = MEASURED) -> str:
 def _reported(recipe: str) -> dict[str, Any]:
     """Return DWC's row of the reported results of a recipe's dataset."""
     dataset = recipe.removesuffix("-fast").partition("-")[0]
-    return reported(dataset).loc["DWC"].to_dict() if dataset in TITLES else {}
+    row = reported(dataset).loc["DWC"].to_dict() if dataset in TITLES else {}
+    return {str(column): value for column, value in row.items()}
 
 
 def _row(recipe: str, folder: Path) -> dict[str, str]:

@@ -137,9 +137,25 @@ def test_missing_images_are_counted_listed_and_dropped_on_request(root):
     left = dataset.complete()
     expected = [row for row in triplets(whole) if not gone & {row[0], row[2]}]
     assert triplets(left) == expected
-    assert set(left.image_ids) == set(whole.image_ids) - gone
+    assert {left.image_ids[image] for image in left.gallery} == set(whole.image_ids) - gone
+    assert left.missing == []
+    assert len(left.pictures) == len(left.image_ids)
     assert left.standing() == f"{len(expected)} of {len(whole)} queries"
     assert len(expected) < len(whole)
+
+
+def test_a_damaged_image_is_refused_by_name_and_dropped_on_request(root):
+    whole = replace(fashioniq.load(root, "val", category="shirt"), size=16)
+    before, broken = whole.pictures, whole.image_ids[whole.targets[0]]
+    path = root / "images" / f"{broken}.png"
+    path.write_bytes(path.read_bytes()[:200])
+    dataset = replace(fashioniq.load(root, "val", category="shirt"), size=16)
+    with pytest.raises(DatasetError, match=f"1 of {len(whole.image_ids)} images cannot be read.*{broken}"):
+        _ = dataset.pictures
+    left = dataset.complete()
+    assert triplets(left) == [row for row in triplets(whole) if broken not in row]
+    assert broken not in {left.image_ids[image] for image in left.gallery}
+    np.testing.assert_array_equal(left.pictures[left.gallery], before[left.gallery])
 
 
 def test_the_census_counts_every_list_and_gallery(root):

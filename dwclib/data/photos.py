@@ -6,16 +6,16 @@ import json
 import os
 import posixpath
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import Int, UInt8
 
-from dwclib.data.images import ENDINGS, image_store, read_image
+from dwclib.data.images import ENDINGS, ImageFolder, image_store, read_image
 from dwclib.data.triplets import Triplets
 from dwclib.errors import ConfigError, DatasetError
 from dwclib.files import atomic, cache_folder, fingerprint
@@ -58,81 +58,85 @@ class PhotoTriplets(Triplets):
     def pictures(self) -> UInt8[np.ndarray, "images size size 3"]:
         """The images, decoded once into a store in the cache, read from disk as needed.
 
+        An image that nothing needs may be missing; it is black.
+
         Raises
         ------
         DatasetError
-            When an image is missing or cannot be read.
+            When an image is missing or cannot be read that a query, the gallery or a subset needs.
         """
         self.check_complete()
-        files = [str(path) for path in self.files]
-        key = fingerprint(files, [path.stat().st_mtime_ns for path in self.files if path], self.size)
-        return image_store(
-            cache_folder("photos") / f"{key}.npy",
-            _Reader(self.files, self.size),
-            len(files),
-            self.size,
-            identity=key,
-        ).pictures
+        damaged = {self.image_ids[image]: problem for image, problem in self._damaged.items()}
+        self._refuse(damaged, "cannot be read")
+        return self._store.pictures
 
     @property
     def missing(self) -> list[str]:
-        """The ids of images without a file."""
-        return [name for name, path in zip(self.image_ids, self.files, strict=True) if path is None]
+        """The ids of images without a file that a query, the gallery or a subset needs."""
+        return [self.image_ids[image] for image in self._needed if self.files[image] is None]
 
     def check_complete(self) -> None:
         """Raise DatasetError where images are missing; it names a file in which all of them are listed."""
-        if missing := self.missing:
-            listed = cache_folder("missing") / f"{self.name.replace('/', '-')}.json"
-            with atomic(listed) as target:
-                target.write_text(json.dumps(missing, indent=1), encoding="utf-8")
-            raise DatasetError(
-                f"{len(missing)} of {len(self.files)} images are missing, the first is {missing[0]!r}",
-                where=self.name,
-                remedy=f"All are listed in {listed}. Fetch them, or drop their triplets: missing: drop.",
-            )
+        self._refuse(dict.fromkeys(self.missing, "there is no file"), "are missing")
 
     def complete(self) -> PhotoTriplets:
-        """Return what is left without the missing images: no query starts from one or asks for one."""
-        there = np.array([path is not None for path in self.files])
-        return keep_images(self, there)
+        """Return what can be used: no query, gallery or subset with an image that is missing or damaged.
+
+        Every image is decoded to know it; the decoded images are kept for the result.
+        """
+        usable = np.array([path is not None for path in self.files])
+        usable[list(self._damaged)] = False
+        rows = np.flatnonzero(usable[self.references] & usable[self.targets])
+        members = self.members
+        if members is not None:
+            members = np.where(usable[members[rows]], members[rows], -1)
+        return replace(
+            self,
+            references=self.references[rows],
+            targets=self.targets[rows],
+            captions=tuple(self.captions[row] for row in rows),
+            gallery=self.gallery[usable[self.gallery]],
+            members=members,
+        )
 
     def standing(self) -> str:
         """Say on how many of the annotated queries a metric stands."""
         return f"{len(self)} of {self.annotated} queries"
 
+    @property
+    def _needed(self) -> Int[np.ndarray, " needed"]:
+        roles = [self.references, self.targets, self.gallery]
+        needed = np.unique(
+            np.concatenate([*roles, *([] if self.members is None else [self.members.ravel()])])
+        )
+        return needed[needed >= 0]
 
-def keep_images(dataset: PhotoTriplets, kept: Bool[np.ndarray, " images"]) -> PhotoTriplets:
-    """Return a dataset over some of its images; queries that need another one are dropped.
+    @cached_property
+    def _store(self) -> ImageFolder:
+        there = [(str(path), path.stat().st_mtime_ns) if path else None for path in self.files]
+        key = fingerprint(there, self.size)
+        path, make = cache_folder("photos") / f"{key}.npy", _Reader(self.files, self.size)
+        return image_store(path, make, len(self.files), self.size, identity=key, strict=False)
 
-    Parameters
-    ----------
-    dataset : the whole.
-    kept : which images.
-    """
-    images, place = np.flatnonzero(kept), np.where(kept, np.cumsum(kept) - 1, -1)
-    rows = np.flatnonzero(kept[dataset.references] & kept[dataset.targets])
-    members = dataset.members
-    if members is not None:
-        members = np.where(members[rows] < 0, -1, place[members[rows]])
-    return replace(
-        dataset,
-        image_ids=tuple(dataset.image_ids[image] for image in images),
-        files=tuple(dataset.files[image] for image in images),
-        identities=dataset.identities[images],
-        references=place[dataset.references[rows]],
-        targets=place[dataset.targets[rows]],
-        captions=tuple(dataset.captions[row] for row in rows),
-        gallery=place[dataset.gallery[kept[dataset.gallery]]],
-        members=members,
-    )
+    @property
+    def _damaged(self) -> dict[int, str]:
+        """Needed images whose file is there and cannot be read, and what is wrong with each."""
+        needed = set(self._needed.tolist())
+        wrong = self._store.unreadable.items()
+        return {image: problem for image, problem in wrong if image in needed and self.files[image]}
 
-
-def readable(dataset: PhotoTriplets) -> PhotoTriplets:
-    """Return a dataset without the images that are missing or that cannot be decoded (slow: decodes all)."""
-    from joblib import Parallel, delayed
-
-    found = Parallel(n_jobs=-1, batch_size=256)(delayed(_can_be_read)(path) for path in dataset.files)
-    return keep_images(dataset, np.array(list(found), dtype=bool))
+    def _refuse(self, problems: Mapping[str, str], what: str) -> None:
+        if not problems:
+            return
+        listed = cache_folder("missing") / f"{self.name.replace('/', '-')}.json"
+        with atomic(listed) as target:
+            target.write_text(json.dumps(problems, indent=1), encoding="utf-8")
+        first, problem = next(iter(problems.items()))
+        raise DatasetError(
+            f"{len(problems)} of {len(self.files)} images {what}, the first is {first!r} ({problem})",
+            where=self.name,
+            remedy=f"All are listed in {listed}. Fetch them, or drop their triplets: missing: drop.",
+        )
 
 
 def positions(image_ids: Sequence[str], named: Iterable[str], where: str) -> Int[np.ndarray, " n"]:
@@ -289,13 +293,6 @@ class _Reader:
         self.files, self.size = files, size
 
     def __call__(self, index: int) -> UInt8[np.ndarray, "size size 3"]:
-        path = self.files[index]
-        assert path is not None
+        if (path := self.files[index]) is None:
+            raise DatasetError("there is no file", where=f"image {index}", remedy="Fetch it.")
         return read_image(path, self.size)
-
-
-def _can_be_read(path: Path | None) -> bool:
-    try:
-        return path is not None and read_image(path, 8) is not None
-    except DatasetError:
-        return False
