@@ -1,7 +1,7 @@
 """Alternate training: each stream steps with the other one as its fixed teacher (notebook 08).
 
 A batch is one step of each stream: the CLIP stream first, then the CNN stream, which is taught by the CLIP
-stream as it has just become.
+stream as it has just become. Of several processes, each is given its slice of the batch (notebook 15).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
+from dwclib import distributed
 from dwclib.config import TrainingConfig
 from dwclib.errors import ConfigError
 from dwclib.losses import contrastive_loss, mutual_enhancement_loss
@@ -119,7 +120,7 @@ class AlternateTraining:
         ConfigError
             For a batch of one, in which there is nothing to tell apart.
         """
-        if len(batch.identities) < 2:
+        if len(batch.identities) * distributed.count() < 2:
             raise ConfigError(
                 "a batch of one has nothing to tell its target from",
                 where="training",
@@ -181,14 +182,14 @@ class AlternateTraining:
             pair = shared or self._encode(teacher, batch)
             if self.config.teacher_target == "reference":
                 pair = pair._replace(target=pair.reference)
-            return Lesson(*self._place(teacher, pair, batch))
+            return Lesson(*map(distributed.gather, self._place(teacher, pair, batch)))
 
     def _learn(self, name: str, pair: Pair, batch: Batch, lesson: Lesson | None) -> Float[Tensor, ""]:
         config = self.config
-        queries, targets = self._place(name, pair, batch)
+        queries, targets = map(distributed.gather, self._place(name, pair, batch))
         labels = soft_labels(
             targets,
-            batch.identities,
+            distributed.gather(batch.identities),
             alpha=config.alpha,
             temperature=config.temperature,
             detach=config.detach_labels,
@@ -214,6 +215,7 @@ class AlternateTraining:
         optimizer, scaler = self.optimizers[name], self.scalers[name]
         optimizer.zero_grad(set_to_none=True)
         scaler.scale(loss).backward()
+        distributed.sum_gradients(self.model[name].parameters())
         scaler.unscale_(optimizer)
         torch.nn.utils.clip_grad_norm_(self.model[name].parameters(), self.config.clip_norm)
         scaler.step(optimizer)

@@ -12,10 +12,12 @@ import tempfile
 import time
 import warnings
 from base64 import b64decode, b64encode
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
+from contextlib import closing, contextmanager
 from functools import cached_property, lru_cache
-from itertools import takewhile
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from zlib import compress, decompress
@@ -32,6 +34,7 @@ from dwclib.files import ROOT, atomic, cache_folder, code_of, fingerprint, meani
 
 if TYPE_CHECKING:
     import pandas as pd
+    from distributed import Client, Future
 
     from dwclib.data.synthfashion import SynthFashion
 
@@ -39,7 +42,10 @@ GRIDS = ROOT / "data" / "experiments"
 FOLDER = ROOT / "data" / "results"
 FORMAT = 1
 MARGIN = 1.0  # points of Recall@10: less is no effect worth the name
+MEASURED = ("ranks", "metrics", "validation", "weights", "probes", "gaps")  # what of a row is a result
+PATIENCE = 10.0  # seconds that a scheduler may take to answer, and a cluster may be without a worker
 Groups = dict[str, Int[np.ndarray, " members"]]
+Row = dict[str, Any]
 Key = TypeVar("Key")
 
 
@@ -178,6 +184,7 @@ def run(
     minutes: float = math.inf,
     folder: Path = FOLDER,
     device: str | None = None,
+    scheduler: str | None = None,
     progress: bool = True,
 ) -> Results:
     """Compute the rows that are missing or stale, keep each as soon as it is there, and return all.
@@ -190,32 +197,90 @@ def run(
     minutes : after which no further run is begun; the next call goes on.
     folder : of the results.
     device : "cpu" or "cuda"; a GPU where there is one, by default.
+    scheduler : of a Dask cluster whose workers compute the rows, such as "tcp://10.0.0.1:8786"; this process
+        writes them. Each worker has one thread (``dask worker ADDRESS --nthreads 1``) and the same dwclib.
+        The row of a worker that dies is computed by another.
     progress : show a bar.
 
     Raises
     ------
+    ConfigError
+        When the scheduler does not answer, or a worker is not such a one.
     ResultsError
-        When another process computes this grid, its file is damaged or of another version, or rows are still
-        missing when the time is up.
+        When another process computes this grid, its file is damaged or of another version, the cluster is
+        lost, or rows are still missing when the time is up.
     """
-    import torch
-    from joblib import Parallel, delayed, parallel_config
-
     path, end = _path_of(grid, folder), time.monotonic() + 60 * minutes
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    jobs = 1 if device == "cuda" else jobs
     with _alone(path):
         rows = _read_rows(path)
         waiting = [cell for cell in grid.cells() if not _is_fresh(rows.get(cell.key), cell, grid)]
-        _prepare(waiting, device)
-        with parallel_config(backend="loky", inner_max_num_threads=1):
-            begun = takewhile(lambda cell: time.monotonic() < end, waiting)
-            work = (delayed(compute_row)(cell, cell.variant in grid.probed, device) for cell in begun)
-            finished = Parallel(n_jobs=jobs, return_as="generator_unordered")(work)
+        computed = _compute(waiting, grid, jobs=jobs, device=device, scheduler=scheduler, end=end)
+        with closing(computed) as finished:
             for row in tqdm(finished, total=len(waiting), disable=not progress, desc=grid.name, unit="run"):
                 rows[_key_of(row)] = row
                 _write_rows(path, grid, rows)
     return load(grid, folder=folder)
+
+
+class Verified(NamedTuple):
+    """How many stale rows were computed anew and found equal, of how many that are fresh now."""
+
+    checked: int
+    of: int
+
+
+def verify(
+    grid: Grid,
+    *,
+    sample: int,
+    seed: int = 0,
+    jobs: int = -1,
+    folder: Path = FOLDER,
+    scheduler: str | None = None,
+    progress: bool = True,
+) -> Verified:
+    """Keep the rows that are stale only because code changed, if a sample by today's code equals them.
+
+    It is for a change of code that is meant to leave all numbers as they are. Of the rows that a CPU computed
+    with the configuration and the versions of today, some are computed anew. Where all of these are equal to
+    the last bit, they replace the old ones, and the rest takes today's fingerprint and notes under "verified"
+    which code computed it, and how many of how many rows were checked. All other rows (missing, of a GPU, of
+    another torch) stay as they are.
+
+    What this shows is equality of the sample. A change that reaches only rows outside of it would slip
+    through; hence every variant and setting is drawn once before any is drawn twice, probed variants first.
+
+    Parameters
+    ----------
+    grid : whose rows.
+    sample : how many rows to compute anew.
+    seed : of the draw.
+    jobs, folder, scheduler, progress : as `run` takes them.
+
+    Raises
+    ------
+    ResultsError
+        When a row is not equal, and nothing is kept; or for what `run` raises it.
+    ConfigError
+        For a sample of no row, or for what `run` raises it.
+    """
+    if sample < 1:
+        raise ConfigError(f"a sample of {sample} rows shows nothing", where="verify", remedy="Use 1 or more.")
+    path = _path_of(grid, folder)
+    with _alone(path):
+        rows = _read_rows(path)
+        stale = [cell for cell in grid.cells() if _is_stale_by_code(rows.get(cell.key), cell, grid)]
+        drawn = _draw(stale, rows, grid, sample=sample, seed=seed)
+        computed = _compute(drawn, grid, jobs=jobs, device="cpu", scheduler=scheduler)
+        with closing(computed) as finished:
+            bar = tqdm(finished, total=len(drawn), disable=not progress, desc=grid.name, unit="run")
+            fresh = {_key_of(row): row for row in bar}
+        _check_equal(rows, fresh, grid, path)
+        found = Verified(len(drawn), len(stale))
+        kept = {cell.key: _stamped(rows[cell.key], cell, grid, found) for cell in stale}
+        if stale:
+            _write_rows(path, grid, rows | kept | fresh)
+    return found
 
 
 def load(grid: Grid, *, folder: Path = FOLDER) -> Results:
@@ -634,7 +699,53 @@ def _is_fresh(row: Mapping[str, Any] | None, cell: Cell, grid: Grid) -> bool:
     return row is not None and _is_of(row, cell) and row["code"] == code_print(cell.variant in grid.probed)
 
 
-def _read_rows(path: Path) -> dict[tuple[str, str, int], dict[str, Any]]:
+def _is_stale_by_code(row: Row | None, cell: Cell, grid: Grid) -> bool:
+    from dwclib import machine
+
+    if row is None or not _is_of(row, cell) or _is_fresh(row, cell, grid):
+        return False
+    return row["device"].startswith("CPU") and row["versions"] == machine.stamp("cpu")["versions"]
+
+
+def _draw(
+    cells: Sequence[Cell], rows: Mapping[Any, Row], grid: Grid, *, sample: int, seed: int
+) -> list[Cell]:
+    """Draw cells: each variant, setting and old code comes once before any comes twice, probed ones first."""
+    turns: Counter[tuple[str, str, str]] = Counter()
+    order = []
+    for number in np.random.default_rng(seed).permutation(len(cells)):
+        cell = cells[number]
+        kind = cell.variant, cell.setting, rows[cell.key]["code"]
+        order.append((turns[kind], cell.variant not in grid.probed, cell))
+        turns[kind] += 1
+    return [cell for *_, cell in sorted(order, key=lambda entry: entry[:2])[:sample]]
+
+
+def _check_equal(rows: Mapping[Any, Row], fresh: Mapping[Any, Row], grid: Grid, path: Path) -> None:
+    def measured(row: Row) -> str:
+        return json.dumps({name: row.get(name) for name in MEASURED}, sort_keys=True)
+
+    different = [key for key in sorted(fresh) if measured(fresh[key]) != measured(rows[key])]
+    if different:
+        variant, setting, seed = different[0]
+        raise ResultsError(
+            f"{len(different)} of {len(fresh)} rows that were computed anew differ from the stored ones, the "
+            f"first is {variant!r} in {setting!r} from seed {seed}; nothing was changed",
+            where=path,
+            remedy=f"Compute all anew: python -m dwclib experiment {grid.name} --profile {grid.profile}.",
+        )
+
+
+def _stamped(row: Row, cell: Cell, grid: Grid, found: Verified) -> Row:
+    """Return a row as fresh, with a note of what that rests on; the code that computed it stays known."""
+    from dwclib import machine
+
+    first = row.get("verified", {}).get("computed_by", row["code"])
+    note = {"computed_by": first, **found._asdict(), "date": machine.stamp("cpu")["date"]}
+    return {**row, "code": code_print(cell.variant in grid.probed), "verified": note}
+
+
+def _read_rows(path: Path) -> dict[tuple[str, str, int], Row]:
     if not path.exists():
         return {}
     remedy = "Bring the file back (git checkout), or remove it and compute the rows anew."
@@ -675,6 +786,119 @@ def _alone(path: Path) -> Iterator[None]:
         lock.release()
 
 
+def _compute(
+    cells: Sequence[Cell],
+    grid: Grid,
+    *,
+    jobs: int,
+    device: str | None,
+    scheduler: str | None,
+    end: float = math.inf,
+) -> Generator[Row, None, None]:
+    """Yield the cells' rows in the order in which they are ready; none is begun after `end`."""
+    begun = takewhile(lambda cell: time.monotonic() < end, cells)
+    work = ((cell, cell.variant in grid.probed) for cell in begun)
+    if scheduler is not None:
+        yield from _on_cluster(work, device, scheduler)
+    else:
+        device = _device(device)
+        _prepare(cells, device)
+        yield from _in_processes(work, device, jobs=1 if device == "cuda" else jobs)
+
+
+def _in_processes(work: Iterable[tuple[Cell, bool]], device: str, *, jobs: int) -> Iterator[Row]:
+    from joblib import Parallel, delayed, parallel_config
+
+    with parallel_config(backend="loky", inner_max_num_threads=1):
+        yield from Parallel(n_jobs=jobs, return_as="generator_unordered")(
+            delayed(compute_row)(*cell, device) for cell in work
+        )
+
+
+def _on_cluster(work: Iterator[tuple[Cell, bool]], device: str | None, scheduler: str) -> Iterator[Row]:
+    """Yield rows that a cluster's workers compute.
+
+    Dask's own futures, not joblib's backend for Dask: that one waits for ever for a run whose workers all
+    die, and computes in this process where the cluster has one worker.
+    """
+    with _client(scheduler) as client:
+        running: set[Future] = set()
+        while True:
+            room = max(1, 2 * len(client.nthreads())) - len(running)  # one to compute, one that waits for it
+            running |= {
+                client.submit(_row_on_worker, *cell, device, code_print(cell[1]), pure=False)
+                for cell in islice(work, max(0, room))
+            }
+            if not running:
+                return
+            for future in _some_finished(client, running):
+                running.remove(future)
+                yield future.result(timeout=PATIENCE)
+
+
+@contextmanager
+def _client(scheduler: str) -> Iterator[Client]:
+    """Connect to a cluster; when it is lost meanwhile, say so."""
+    try:
+        from distributed import Client
+        from distributed.comm import CommClosedError
+        from distributed.scheduler import KilledWorker
+    except ImportError as error:
+        raise ConfigError(
+            "a cluster needs Dask, which is not installed",
+            where=f"scheduler {scheduler}",
+            remedy="Install it: pip install 'dwclib[scale]'.",
+        ) from error
+    try:
+        client = Client(scheduler, timeout=PATIENCE)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"no scheduler answered within {PATIENCE:.0f} s ({error})",
+            where=f"scheduler {scheduler}",
+            remedy="Start one (dask scheduler), and name the address that it prints.",
+        ) from error
+    try:
+        with client:
+            yield client
+    except (KilledWorker, CancelledError, CommClosedError, TimeoutError) as error:
+        raise ResultsError(
+            f"the cluster was lost ({error}); the rows that came before are kept",
+            where=f"scheduler {scheduler}",
+            remedy="See that it runs and has workers (dask worker ADDRESS --nthreads 1), and run again.",
+        ) from error
+
+
+def _some_finished(client: Client, running: set[Future]) -> set[Future]:
+    """Return the runs that are finished, perhaps none; a TimeoutError says that no worker is there."""
+    from distributed import wait
+
+    try:
+        return set(wait(running, timeout=PATIENCE, return_when="FIRST_COMPLETED").done)
+    except TimeoutError:
+        client.wait_for_workers(1, timeout=PATIENCE)
+        return set()
+
+
+def _row_on_worker(cell: Cell, probed: bool, device: str | None, code: str) -> Row:
+    """Compute a row in a cluster's worker, if its row is the one that this machine would compute."""
+    from distributed import get_worker
+
+    worker = get_worker()
+    if worker.state.nthreads != 1:  # runs in one process would draw from one another's random numbers
+        raise ConfigError(
+            f"it runs {worker.state.nthreads} at a time in one process",
+            where=f"worker {worker.address}",
+            remedy="Start it with --nthreads 1, and one per core with --nworkers.",
+        )
+    if code_print(probed) != code:
+        raise ConfigError(
+            "its dwclib, or the weights in data/, are not those of the process that asks",
+            where=f"worker {worker.address}",
+            remedy="Install the same version on all machines, and start the workers anew.",
+        )
+    return compute_row(cell, probed, _device(device))
+
+
 def _prepare(cells: Iterable[Cell], device: str) -> None:
     """Draw the pictures and encode them once, with all cores, before the runs share them."""
     from dwclib.runs import Run
@@ -686,6 +910,12 @@ def _prepare(cells: Iterable[Cell], device: str) -> None:
             seen.add(key)
             with tempfile.TemporaryDirectory(dir=cache_folder("experiments")) as folder:
                 Run(cell.config, folder, device=device)
+
+
+def _device(named: str | None) -> str:
+    import torch
+
+    return named or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _two_or_more(seeds: int, where: str) -> None:

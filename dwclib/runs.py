@@ -2,6 +2,7 @@
 
 The folder holds ``config.json``, ``vocabulary.json``, a row per step in ``log.csv``, a row per epoch and
 stream in ``recall.csv``, TensorBoard's events, and the checkpoints that matter: the best and the last two.
+Several processes that a launcher started train one model; only the main one writes (notebook 15).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
+from dwclib import distributed
 from dwclib.alternate import AlternateTraining, Batch
 from dwclib.checkpoints import (
     checkpoints,
@@ -75,16 +77,23 @@ class Run:
     Raises
     ------
     ConfigError
-        When the folder belongs to another configuration.
+        When the folder belongs to another configuration, or the processes cannot share a batch.
     CheckpointError
         When the vocabulary of the data is not the one in the folder.
+    TrainingError
+        When another process of this training is gone.
     """
 
     def __init__(self, config: Config, folder: Path | str, *, device: str | None = None) -> None:
-        from accelerate import Accelerator
-
         self.config, self.folder = config, Path(folder)
-        self.accelerator = Accelerator(cpu=device == "cpu", log_with="tensorboard", project_dir=self.folder)
+        with distributed.one_voice(self.folder):
+            self.accelerator = distributed.accelerator(self.folder, device=device)
+            self._check_shares()
+            with distributed.first_here(self.accelerator.local_process_index):
+                self._prepare()
+
+    def _prepare(self) -> None:
+        config = self.config
         self._write_once("config.json", config.model_dump(), "the configuration", ConfigError)
         train, evaluation = load_data(config.data)
         fitted, held_out = hold_out(train, config.training.validation_share, seed=config.training.seed)
@@ -95,9 +104,8 @@ class Run:
         self.training = _part(train, inputs, fitted)
         self.validation = _part(train, inputs, held_out, gallery="of its own")
         self.evaluation = Split(evaluation, self._inputs(evaluation))
-        self.model = build_model(config, self.training.inputs, len(self.vocabulary)).to(
-            self.accelerator.device
-        )
+        self.model = build_model(config, self.training.inputs, len(self.vocabulary))
+        distributed.synchronise(self.model.to(self.accelerator.device))
         self.steps_per_epoch = len(self.training.dataset) // config.training.batch
         if self.steps_per_epoch == 0:
             raise ConfigError(
@@ -118,11 +126,11 @@ class Run:
         Raises
         ------
         TrainingError
-            When a loss is not finite, or another process trains in this folder.
+            When a loss is not finite, another training uses this folder, or a process of this one is gone.
         KeyboardInterrupt
             After Ctrl-C, once the step is finished and saved.
         """
-        with _alone(self.folder), _interrupts() as interrupted:
+        with distributed.one_voice(self.folder), _alone(self.folder), _interrupts() as interrupted:
             seed_everything(self.config.training.seed)
             trainer = AlternateTraining(self.model, self.config.training, steps=self.steps)
             position = self._resume(trainer)
@@ -205,14 +213,16 @@ class Run:
         interrupted: threading.Event,
         progress: bool,
     ) -> None:
-        config, log = self.config.training, _Log(self, progress)
+        config, log, stopping = self.config.training, _Log(self, progress), False
         log.open(position, last)
-        while position["step"] < last and not interrupted.is_set():
+        while not stopping:
             epoch, first = divmod(position["step"], self.steps_per_epoch)
             for batch in self._batches(epoch, first):
+                if distributed.count() > 1:
+                    distributed.seed(config.seed, position["step"])
                 log.add(trainer.step(batch.to(self.accelerator.device)))
                 position["step"] += 1
-                stopping = position["step"] == last or interrupted.is_set()
+                stopping = position["step"] == last or self._must_stop(interrupted, position["step"])
                 epoch_over = position["step"] % self.steps_per_epoch == 0
                 if epoch_over:
                     log.flush()
@@ -225,8 +235,20 @@ class Run:
                 if stopping:
                     break
         log.close()
+        distributed.wait()  # for the main process to write the last checkpoint
         if interrupted.is_set():
             raise KeyboardInterrupt(f"saved after step {position['step']}; run again to go on")
+
+    def _must_stop(self, interrupted: threading.Event, step: int) -> bool:
+        """Whether Ctrl-C was pressed; several processes agree, at steps when GPUs are waited for anyway."""
+        if distributed.count() == 1:
+            return interrupted.is_set()
+        device = self.accelerator.device
+        asked = device.type == "cpu" or step % self.config.training.log_every == 0
+        if asked and distributed.any_of(interrupted.is_set(), device):
+            interrupted.set()
+            return True
+        return False
 
     def _validate(self, position: dict[str, Any], log: _Log) -> None:
         split = self.validation if self.config.training.select_on == "validation" else self.evaluation
@@ -250,6 +272,7 @@ class Run:
 
     def _resume(self, trainer: AlternateTraining) -> dict[str, Any]:
         found = checkpoints(self.folder)
+        self._check_sight(_step_of(found[-1]) if found else 0)
         if not found:
             return {"step": 0, "best": {"score": -1.0, "name": ""}}
         state = load_checkpoint(found[-1])
@@ -287,9 +310,30 @@ class Run:
         model = self.config.model
         return _clip(model.clip, model.clip_weights, str(self.accelerator.device))
 
+    def _check_shares(self) -> None:
+        batch, processes = self.config.training.batch, distributed.count()
+        if batch % processes:
+            raise ConfigError(
+                f"a batch of {batch} triplets cannot be shared by {processes} processes",
+                where="training.batch",
+                remedy=f"Use a multiple of {processes}.",
+            )
+
+    def _check_sight(self, step: int) -> None:
+        """Check that the processes on all machines read the same checkpoint."""
+        steps = distributed.gather(torch.tensor([step], device=self.accelerator.device))
+        if len(steps.unique()) > 1:
+            raise TrainingError(
+                f"its last checkpoint is from step {max(steps)} on one machine and {min(steps)} on another",
+                where=self.folder,
+                remedy="Name a folder that all machines share.",
+            )
+
     def _write_once(
         self, name: str, content: Any, what: str, error: type[ConfigError | CheckpointError]
     ) -> None:
+        if not self.accelerator.is_main_process:
+            return
         path, text = self.folder / name, json.dumps(content, indent=1)
         if path.exists() and path.read_text(encoding="utf-8") != text:
             raise error(
@@ -451,10 +495,12 @@ def _share(hits: Tensor) -> float:
 
 
 class _BatchesOf(Dataset):
-    """The batches of one epoch, by their number."""
+    """The batches of one epoch, by their number; of several processes, each reads its slice of every one."""
 
     def __init__(self, split: Split, batch: int, flip: bool, rng: torch.Generator) -> None:
         self.split, self.batch = split, batch
+        self.share = batch // distributed.count()
+        self.offset = distributed.number() * self.share
         self.order = torch.randperm(len(split.dataset), generator=rng)
         self.mirror = torch.rand(2, len(self.order), generator=rng) < 0.5 if flip else None
         dataset = split.dataset
@@ -462,7 +508,8 @@ class _BatchesOf(Dataset):
         self.identities = torch.from_numpy(dataset.identities[dataset.targets])
 
     def __getitem__(self, number: int) -> Batch:
-        places = slice(number * self.batch, (number + 1) * self.batch)
+        first = number * self.batch + self.offset
+        places = slice(first, first + self.share)
         rows = self.order[places]
         mirror = None if self.mirror is None else self.mirror[:, places]
         return Batch(
@@ -485,7 +532,8 @@ class _Log:
     """Losses and recalls on their way to CSV, TensorBoard and bar; a loss that is not finite stops here."""
 
     def __init__(self, run: Run, progress: bool) -> None:
-        self.run, self.progress = run, progress
+        self.run, self.writes = run, run.accelerator.is_main_process
+        self.progress = progress and self.writes
         self.losses: list[dict[str, Tensor]] = []
 
     def open(self, position: dict[str, Any], last: int) -> None:
@@ -495,7 +543,7 @@ class _Log:
             (self.run.folder / "log.csv", "step", self.step),
             (self.run.folder / "recall.csv", "epoch", self.step // self.run.steps_per_epoch),
         ):
-            if path.exists():
+            if self.writes and path.exists():
                 rows = _read_csv(path)
                 _write_csv(path, rows[rows[column] <= limit])
         self.run.accelerator.init_trackers("tensorboard")
@@ -521,7 +569,8 @@ class _Log:
         rows.insert(0, "step", np.arange(self.step + 1, self.step + 1 + len(rows)))
         rows["pictures_per_second"] = round(speed, 1)
         self._check(rows, names)
-        _append_csv(self.run.folder / "log.csv", rows)
+        if self.writes:
+            _append_csv(self.run.folder / "log.csv", rows)
         for row in rows.to_dict("records"):
             self.run.accelerator.log({k: v for k, v in row.items() if k != "step"}, step=row["step"])
         self.step, self.losses = int(rows["step"].iloc[-1]), []
@@ -534,7 +583,8 @@ class _Log:
             {"epoch": epoch, "stream": name, **{f"R@{k}": v for k, v in r.items()}}
             for name, r in found.items()
         ]
-        _append_csv(self.run.folder / "recall.csv", pd.DataFrame(rows))
+        if self.writes:
+            _append_csv(self.run.folder / "recall.csv", pd.DataFrame(rows))
         values = {f"{row['stream']} {k}": v for row in rows for k, v in row.items() if k.startswith("R@")}
         self.run.accelerator.log(values, step=self.step)
         self.found |= {name: f"{value:.1f}" for name, value in rows[-1].items() if name == "R@10"}
@@ -542,7 +592,8 @@ class _Log:
     def close(self) -> None:
         """End the bar and TensorBoard's file."""
         self.bar.close()
-        self.run.accelerator.end_training()
+        for tracker in self.run.accelerator.trackers:  # its `end_training` ends the processes' connection too
+            tracker.finish()
 
     def _check(self, rows: pd.DataFrame, names: list[str]) -> None:
         for row in rows.to_dict("records"):
@@ -605,8 +656,13 @@ def _as_tensor(pictures: np.ndarray) -> Tensor:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
+    """Keep other trainings out of the folder; of several processes, the main one does it for all."""
     from filelock import FileLock, Timeout
 
+    if distributed.number() > 0:
+        distributed.wait()
+        yield
+        return
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=0)
@@ -617,6 +673,7 @@ def _alone(folder: Path) -> Iterator[None]:
             remedy="Wait for it, or name another folder.",
         ) from error
     try:
+        distributed.wait()
         yield
     finally:
         lock.release()
@@ -624,16 +681,22 @@ def _alone(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _interrupts() -> Iterator[threading.Event]:
-    """Turn Ctrl-C into an event that is looked at between steps."""
+    """Turn Ctrl-C into an event that is looked at between steps.
+
+    The launcher of several processes ends them by SIGTERM, also when one of them is gone: then the next
+    exchange fails, and there is time to say so.
+    """
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield event
         return
-    before = signal.signal(signal.SIGINT, lambda *_: event.set())
+    numbers = [signal.SIGINT] if distributed.count() == 1 else [signal.SIGINT, signal.SIGTERM]
+    before = {number: signal.signal(number, lambda *_: event.set()) for number in numbers}
     try:
         yield event
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _read_csv(path: Path) -> pd.DataFrame:

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ import yaml
 from filelock import FileLock
 
 from dwclib import experiments
+from dwclib.__main__ import main
 from dwclib.config import read_recipe
 from dwclib.data.synthfashion import synthfashion
 from dwclib.errors import ConfigError, ResultsError
@@ -29,11 +32,13 @@ from dwclib.experiments import (
     holm,
     load,
     mean_interval,
+    pack,
     query_groups,
     read_grid,
     run,
     unpack,
     verdict,
+    verify,
 )
 
 DECLARED = {
@@ -153,6 +158,147 @@ def test_a_changed_configuration_makes_its_rows_missing(stored, tmp_path):
     grid = _declare(tmp_path, variants={"full": {}, "hard labels": {"training": {"alpha": 0.01}}})
     with pytest.raises(ResultsError, match="4 of 8 rows are missing"):
         load(grid, folder=folder)
+
+
+def test_rows_outlive_a_new_key_of_the_configuration(stored, tmp_path):
+    grid, folder, path = _copy(stored, tmp_path)
+    content = json.loads(path.read_text())
+    for row in content["rows"]:  # as if they had been computed before there were these keys
+        assert not row["config"]["training"].pop("flip")
+        del row["config"]["model"]["cnn_weights"]
+    path.write_text(json.dumps(content))
+    assert len(load(grid, folder=folder).rows) == 8
+    content["rows"][0]["config"]["training"]["flip"] = True
+    path.write_text(json.dumps(content))
+    with pytest.raises(ResultsError, match="1 of 8 rows are missing"):
+        load(grid, folder=folder)
+
+
+def _age(path: Path, chosen: Callable[[dict], bool], **changes) -> list[dict]:
+    """Make stored rows those of older code, changed further in other ways."""
+    content = json.loads(path.read_text())
+    for row in filter(chosen, content["rows"]):
+        row.update(code="of another day", **changes)
+    path.write_text(json.dumps(content))
+    return content["rows"]
+
+
+def _rows(path: Path) -> dict[tuple, dict]:
+    return {experiments._key_of(row): row for row in json.loads(path.read_text())["rows"]}
+
+
+def _hard(row: dict) -> bool:
+    return row["variant"] == "hard labels"
+
+
+def test_rows_of_older_code_are_kept_when_a_sample_of_them_is_equal(stored, tmp_path):
+    grid, folder, path = _copy(stored, tmp_path)
+    _age(path, _hard)
+    before = _rows(path)
+    assert verify(grid, sample=2, folder=folder, jobs=1, progress=False) == (2, 4)
+    assert not load(grid, folder=folder).stale
+    fresh, stamped = [], []
+    for key, row in _rows(path).items():
+        if not _hard(row):
+            assert row == before[key]
+        elif "verified" in row:
+            stamped.append(row)
+            assert row["verified"].pop("date").endswith("UTC")
+            assert row["verified"] == {"computed_by": "of another day", "checked": 2, "of": 4}
+            assert row["code"] == experiments.code_print()
+            assert {**row, "code": "of another day"} == {**before[key], "verified": row["verified"]}
+        else:
+            fresh.append(row)
+    assert {row["setting"] for row in fresh} == {"clean", "noisy"}
+    assert len(stamped) == len(fresh) == 2
+    assert verify(grid, sample=2, folder=folder, jobs=1, progress=False) == (0, 0)
+
+
+def test_what_was_kept_twice_still_tells_which_code_computed_it(stored, tmp_path):
+    grid, folder, path = _copy(stored, tmp_path)
+    _age(path, _hard, verified={"computed_by": "the first", "checked": 1, "of": 9, "date": "long ago"})
+    verify(grid, sample=1, folder=folder, jobs=1, progress=False)
+    notes = [row["verified"] for row in _rows(path).values() if "verified" in row]
+    assert [(note["computed_by"], note["checked"], note["of"]) for note in notes] == [("the first", 1, 4)] * 3
+
+
+def _other_ranks(row: dict) -> None:
+    ranks = unpack(row["ranks"]["clip"]).copy()
+    ranks[7] += 1
+    row["ranks"]["clip"] = pack(ranks)
+
+
+def _other_validation(row: dict) -> None:
+    row["validation"]["clip"] += 1e-9
+
+
+@pytest.mark.parametrize("tamper", [_other_ranks, _other_validation])
+def test_no_row_is_kept_when_one_of_the_sample_differs(stored, tmp_path, tamper):
+    grid, folder, path = _copy(stored, tmp_path)
+    rows = _age(path, _hard)
+    key = "hard labels", "noisy", 1
+    tamper(next(row for row in rows if experiments._key_of(row) == key))
+    experiments._write_rows(path, grid, {experiments._key_of(row): row for row in rows})
+    before = path.read_bytes()
+    with pytest.raises(
+        ResultsError, match="1 of 4 rows .* 'hard labels' in 'noisy' from seed 1.*Compute all anew"
+    ):
+        verify(grid, sample=9, folder=folder, jobs=1, progress=False)
+    assert path.read_bytes() == before
+
+
+def test_probes_are_checked_first(stored, tmp_path):
+    grid, folder, path = _copy(stored, tmp_path)
+    rows = _age(path, lambda row: row["setting"] == "clean")
+    for row in rows:
+        if "gaps" in row:
+            row["gaps"] = {}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "rows": rows}))
+    with pytest.raises(ResultsError, match="1 of 1 rows .* 'full' in 'clean'"):
+        verify(grid, sample=1, folder=folder, jobs=1, progress=False)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"device": "NVIDIA H100 80GB HBM3"}, {"versions": {"python": "3.11.7", "torch": "1.0"}}, {"config": {}}],
+)
+def test_rows_that_are_stale_for_another_reason_are_left(stored, tmp_path, changes):
+    grid, folder, path = _copy(stored, tmp_path)
+    _age(path, _hard, **changes)
+    before = path.read_bytes()
+    assert verify(grid, sample=4, folder=folder, jobs=1, progress=False) == (0, 0)
+    assert path.read_bytes() == before
+
+
+def test_each_variant_and_setting_is_drawn_once_before_any_is_drawn_twice(stored):
+    grid, folder = stored
+    rows = {experiments._key_of(row): row for row in load(grid, folder=folder).rows}
+    draws = set()
+    for seed in range(20):
+        drawn = experiments._draw(grid.cells(), rows, grid, sample=6, seed=seed)
+        kinds = [(cell.variant, cell.setting) for cell in drawn]
+        assert set(kinds[:2]) == {("full", "clean"), ("full", "noisy")}
+        assert set(kinds[2:4]) == {("hard labels", "clean"), ("hard labels", "noisy")}
+        assert set(kinds[4:]) == set(kinds[:2])
+        assert len({cell.key for cell in drawn}) == 6
+        draws.add(tuple(cell.key for cell in drawn))
+    assert len(draws) > 5
+
+
+def test_a_sample_of_no_row_is_refused(stored):
+    grid, folder = stored
+    with pytest.raises(ConfigError, match="a sample of 0 rows shows nothing"):
+        verify(grid, sample=0, folder=folder)
+
+
+def test_the_command_line_verifies(stored, tmp_path, monkeypatch, capsys):
+    grid, folder, path = _copy(stored, tmp_path)
+    _age(path, _hard)
+    monkeypatch.setattr(experiments, "read_grid", lambda name, profile: grid)
+    monkeypatch.setattr(experiments, "verify", partial(verify, folder=folder, progress=False))
+    assert main(["experiment", "toy", "--verify", "1", "--jobs", "1"]) == 0
+    assert capsys.readouterr().out == "toy: 1 rows computed anew and equal, 4 rows are fresh by that\n"
+    assert not load(grid, folder=folder).stale
 
 
 def test_a_killed_experiment_loses_no_row_and_goes_on(tmp_path):
