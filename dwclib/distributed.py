@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -285,7 +286,10 @@ def _connected(kind: type[Exception] = RuntimeError) -> Iterator[None]:
     try:
         yield
     except kind as error:
-        raise LostError(str(error).splitlines()[0]) from error
+        reason = str(error).splitlines()[0]
+        raise LostError(
+            re.sub(r"^\[.*?\] ", "", reason).split(". ")[0]
+        ) from error  # no line of torch's source
 
 
 def _is_first_to_tell(folder: Path) -> bool:

@@ -831,9 +831,7 @@ def _on_cluster(work: Iterator[tuple[Cell, bool]], device: str | None, scheduler
             }
             if not running:
                 return
-            for future in _some_finished(client, running):
-                running.remove(future)
-                yield future.result(timeout=PATIENCE)
+            yield from _handed_over(client, running)
 
 
 @contextmanager
@@ -868,15 +866,20 @@ def _client(scheduler: str) -> Iterator[Client]:
         ) from error
 
 
-def _some_finished(client: Client, running: set[Future]) -> set[Future]:
-    """Return the runs that are finished, perhaps none; a TimeoutError says that no worker is there."""
+def _handed_over(client: Client, running: set[Future]) -> Iterator[Row]:
+    """Yield the rows that are ready, perhaps none; a TimeoutError says that no worker is left."""
     from distributed import wait
 
+    future = None
     try:
-        return set(wait(running, timeout=PATIENCE, return_when="FIRST_COMPLETED").done)
-    except TimeoutError:
+        for future in wait(running, timeout=PATIENCE, return_when="FIRST_COMPLETED").done:
+            row = future.result(timeout=PATIENCE)
+            running.remove(future)
+            yield row
+    except TimeoutError:  # none is ready, or a worker died before it handed its row over
+        if future is not None and future.status == "error":  # the run's own
+            raise
         client.wait_for_workers(1, timeout=PATIENCE)
-        return set()
 
 
 def _row_on_worker(cell: Cell, probed: bool, device: str | None, code: str) -> Row:

@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -136,7 +136,10 @@ class Run:
             position = self._resume(trainer)
             last = min(self.steps, stop_after or self.steps)
             if position["step"] < last:
-                self._loop(trainer, position, last, interrupted, progress)
+                log = _Log(self, progress)
+                log.open(position, last)
+                with closing(log):
+                    self._loop(trainer, position, last, interrupted, log)
         return self.restore("best" if self.is_finished else "last")
 
     @property
@@ -211,10 +214,9 @@ class Run:
         position: dict[str, Any],
         last: int,
         interrupted: threading.Event,
-        progress: bool,
+        log: _Log,
     ) -> None:
-        config, log, stopping = self.config.training, _Log(self, progress), False
-        log.open(position, last)
+        config, stopping = self.config.training, False
         while not stopping:
             epoch, first = divmod(position["step"], self.steps_per_epoch)
             for batch in self._batches(epoch, first):
@@ -234,7 +236,6 @@ class Run:
                     log.flush()
                 if stopping:
                     break
-        log.close()
         distributed.wait()  # for the main process to write the last checkpoint
         if interrupted.is_set():
             raise KeyboardInterrupt(f"saved after step {position['step']}; run again to go on")
@@ -599,7 +600,6 @@ class _Log:
         for row in rows.to_dict("records"):
             for name in names:
                 if not np.isfinite(row[f"loss_{name}"]):
-                    self.close()
                     raise TrainingError(
                         f"the loss of the {name} stream is {row[f'loss_{name}']} at step {row['step']}",
                         where=self.run.folder,
@@ -683,8 +683,7 @@ def _alone(folder: Path) -> Iterator[None]:
 def _interrupts() -> Iterator[threading.Event]:
     """Turn Ctrl-C into an event that is looked at between steps.
 
-    The launcher of several processes ends them by SIGTERM, also when one of them is gone: then the next
-    exchange fails, and there is time to say so.
+    The launcher of several processes ends them by SIGTERM, also when one of them is gone.
     """
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -694,6 +693,9 @@ def _interrupts() -> Iterator[threading.Event]:
     before = {number: signal.signal(number, lambda *_: event.set()) for number in numbers}
     try:
         yield event
+    except distributed.LostError:
+        before.pop(signal.SIGTERM)  # which is about to come: there must be time to tell why
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -249,7 +249,9 @@ def test_the_shell_evaluates_and_refuses_in_one_line(whole: Run, tmp_path) -> No
         [*command, "evaluate", str(whole.folder), "--device", "cpu"],
         capture_output=True, text=True, check=True, env=os.environ,
     )  # fmt: skip
-    assert found.stdout.splitlines()[-1].startswith(f"both  R@1 {whole.recall()['both'][1]:.2f}")
+    recalls, standing = found.stdout.splitlines()[-2:]
+    assert recalls.startswith(f"both  R@1 {whole.recall()['both'][1]:.2f}")
+    assert standing == "200 of 200 queries"
     (tmp_path / "run.yml").write_text("training: {epoch: 3}")
     refused = subprocess.run(
         [*command, "train", str(tmp_path / "run.yml"), "--out", str(tmp_path / "x")],
