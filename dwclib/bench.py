@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,12 +19,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float16, Float32, Int
 from torch import Tensor, nn
 
 from dwclib.alternate import AlternateTraining, Batch
-from dwclib.config import TrainingConfig
+from dwclib.config import TrainingConfig, read_config, read_recipe
 from dwclib.data.images import read_image, stored_folder
 from dwclib.encoders import ResNet
 from dwclib.errors import ConfigError
@@ -364,6 +368,25 @@ def search_sizes(galleries: Sequence[int], width: int, *, rounds: int = 3) -> li
     return found
 
 
+def bench_processes(sizes: Sizes, device: str) -> Times:
+    """Time the steps of both streams on one process, and on two that share each batch; one thread each.
+
+    The book's own networks, at the laptop recipe's sizes. A time is that of one step, from the log.
+    """
+    few = {"train_images": 800, "train_queries": 640 + sizes.images, "val_images": 200, "val_queries": 200}
+    config = read_recipe("synthfashion-laptop").but(data=few, training={"epochs": 1, "log_every": 5})
+    with tempfile.TemporaryDirectory() as name:
+        recipe = Path(name) / "recipe.yml"
+        recipe.write_text(json.dumps(config.model_dump()), encoding="utf-8")  # JSON is YAML
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        seconds = {
+            "one process": _trained_alone([], recipe, Path(name) / "one"),
+            "two processes": _trained_alone(launcher, recipe, Path(name) / "two"),
+        }
+    ratios = {"one process / two processes": quotient(seconds, "one process", "two processes")}
+    return Times(seconds, ratios, {"batch": config.training.batch, "dim": config.model.dim})
+
+
 BENCHMARKS: dict[str, Callable[[Sizes, str], Times]] = {
     "step": bench_step,
     "settings": bench_settings,
@@ -373,8 +396,9 @@ BENCHMARKS: dict[str, Callable[[Sizes, str], Times]] = {
     "seeds": bench_seeds,
     "throughput": bench_throughput,
     "search": bench_search,
+    "processes": bench_processes,
 }
-ON_ONE_DEVICE = {"throughput": "cuda", "search": "cpu"}
+ON_ONE_DEVICE = {"throughput": "cuda", "search": "cpu", "processes": "cpu"}
 
 
 def run(
@@ -437,6 +461,16 @@ def machine(device: str) -> str:
 
 
 JPEG_PIXELS = 448  # width and height of the files, about those of FashionIQ
+
+
+def _trained_alone(launcher: Sequence[str], recipe: Path, folder: Path) -> list[float]:
+    """Train as the shell does; return the seconds of a step, for each five of the log but the first."""
+    command = [sys.executable, *launcher, "-m", "dwclib", "train", str(recipe), "--out", str(folder)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([*command, "--device", "cpu"], env=environment, check=True, capture_output=True)
+    log, batch = pd.read_csv(folder / "log.csv"), read_config(recipe).training.batch
+    lines = log.groupby((log["step"] - 1) // 5)["pictures_per_second"].first().iloc[1:]
+    return [2 * batch / rate for rate in lines]
 
 
 def _train_one(seed: int, sizes: Sizes) -> None:
