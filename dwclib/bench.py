@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import pandas as pd
 import torch
+import yaml
 from jaxtyping import Float16, Float32, Int
 from torch import Tensor, nn
 
@@ -377,13 +378,17 @@ def bench_processes(sizes: Sizes, device: str) -> Times:
     config = read_recipe("synthfashion-laptop").but(data=few, training={"epochs": 1, "log_every": 5})
     with tempfile.TemporaryDirectory() as name:
         recipe = Path(name) / "recipe.yml"
-        recipe.write_text(json.dumps(config.model_dump()), encoding="utf-8")  # JSON is YAML
+        recipe.write_text(yaml.safe_dump(config.model_dump()), encoding="utf-8")
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
         seconds = {
-            "one process": _trained_alone([], recipe, Path(name) / "one"),
-            "two processes": _trained_alone(launcher, recipe, Path(name) / "two"),
+            "one process": _steps_of([([], "one")], recipe),
+            "two processes": _steps_of([(launcher, "two")], recipe),
+            "two trainings beside each other": _steps_of([([], "left"), ([], "right")], recipe),
         }
-    ratios = {"one process / two processes": quotient(seconds, "one process", "two processes")}
+    ratios = {
+        "one process / two processes": quotient(seconds, "one process", "two processes"),
+        "what two cores allow": 2 * quotient(seconds, "one process", "two trainings beside each other"),
+    }
     return Times(seconds, ratios, {"batch": config.training.batch, "dim": config.model.dim})
 
 
@@ -463,14 +468,23 @@ def machine(device: str) -> str:
 JPEG_PIXELS = 448  # width and height of the files, about those of FashionIQ
 
 
-def _trained_alone(launcher: Sequence[str], recipe: Path, folder: Path) -> list[float]:
-    """Train as the shell does; return the seconds of a step, for each five of the log but the first."""
-    command = [sys.executable, *launcher, "-m", "dwclib", "train", str(recipe), "--out", str(folder)]
+def _steps_of(trainings: Sequence[tuple[Sequence[str], str]], recipe: Path) -> list[float]:
+    """Train as the shell does, all at once; return the seconds of a step, for each five but the first."""
+    command = ["-m", "dwclib", "train", str(recipe), "--device", "cpu", "--out"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([*command, "--device", "cpu"], env=environment, check=True, capture_output=True)
-    log, batch = pd.read_csv(folder / "log.csv"), read_config(recipe).training.batch
-    lines = log.groupby((log["step"] - 1) // 5)["pictures_per_second"].first().iloc[1:]
-    return [2 * batch / rate for rate in lines]
+    folders = [recipe.with_name(name) for _, name in trainings]
+    running = [
+        subprocess.Popen(
+            [sys.executable, *launcher, *command, str(folder)], env=environment, stdout=subprocess.DEVNULL
+        )
+        for (launcher, _), folder in zip(trainings, folders, strict=True)
+    ]
+    codes = [process.wait() for process in running]
+    if any(codes):
+        raise ConfigError("a training failed", where="benchmark processes", remedy="See what it said above.")
+    logs, batch = [pd.read_csv(folder / "log.csv") for folder in folders], read_config(recipe).training.batch
+    fives = [log.groupby((log["step"] - 1) // 5)["pictures_per_second"].first().iloc[1:] for log in logs]
+    return [2 * batch / rate for rates in fives for rate in rates]
 
 
 def _train_one(seed: int, sizes: Sizes) -> None:
