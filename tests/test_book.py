@@ -330,6 +330,6 @@ def test_the_command_line_tells_bad_input_in_one_line(capsys):
 
 def test_the_command_line_writes_synthfashion(tmp_path, monkeypatch):
     monkeypatch.setenv("DWC_CACHE", str(tmp_path / "cache"))
-    assert main(["synthfashion", "--out", str(tmp_path / "out"), "--train", "16", "--val", "16"]) == 0
-    assert len(list((tmp_path / "out/images").iterdir())) == 32
+    assert main(["synthfashion", "--out", str(tmp_path / "out"), "--train", "32", "--val", "32"]) == 0
+    assert len(list((tmp_path / "out/images").iterdir())) == 64
     assert main(["synthfashion", "--out", str(tmp_path / "out")]) == 2
