@@ -251,7 +251,7 @@ def test_the_shell_evaluates_and_refuses_in_one_line(whole: Run, tmp_path) -> No
     )  # fmt: skip
     recalls, standing = found.stdout.splitlines()[-2:]
     assert recalls.startswith(f"both  R@1 {whole.recall()['both'][1]:.2f}")
-    assert standing == "200 of 200 queries"
+    assert standing == whole.standing()
     (tmp_path / "run.yml").write_text("training: {epoch: 3}")
     refused = subprocess.run(
         [*command, "train", str(tmp_path / "run.yml"), "--out", str(tmp_path / "x")],
