@@ -31,3 +31,27 @@ def chromium():
         assert not os.environ.get("CI"), "CI needs a Chromium: see .ci/run"
         pytest.skip("no Chromium on this machine")
     return path
+
+
+@pytest.fixture(scope="module")
+def own_cache(tmp_path_factory):
+    """Keep what a module's tests decode and draw out of the book's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DWC_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def written(request, tmp_path_factory, own_cache):
+    """SynthFashion in the layout of a real dataset: the module's LAYOUT, in the sizes of its SMALL."""
+    from dwclib import datasets
+
+    root = tmp_path_factory.mktemp("written") / "out"
+    datasets.write(request.module.LAYOUT, root, **request.module.SMALL)
+    return root
+
+
+@pytest.fixture
+def root(written, tmp_path):
+    """Return a copy that a test may damage."""
+    return shutil.copytree(written, tmp_path / "copy")

@@ -7,27 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dwclib import datasets
 from dwclib.data import fashion200k
 from dwclib.data.photos import drawn_splits
 from dwclib.errors import ConfigError, DatasetError, DwcError
 
-SMALL = {"seed": 0, "train": 64, "val": 48}
+LAYOUT, SMALL = "fashion200k", {"seed": 0, "train": 64, "val": 48}
+pytestmark = pytest.mark.usefixtures("own_cache")
 WORDS = st.lists(st.sampled_from("abc"), min_size=1, max_size=4).map(" ".join)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DWC_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory, own_cache):
-    root = tmp_path_factory.mktemp("fashion200k") / "out"
-    datasets.write("fashion200k", root, **SMALL)
-    return root
 
 
 @pytest.fixture(scope="module")
@@ -39,11 +25,6 @@ def captions(own_cache):
             garment = drawn.garment(image)
             found[name] = f"{garment.colour} {garment.pattern} {garment.sleeve} {garment.category}"
     return found
-
-
-@pytest.fixture
-def root(written, tmp_path):
-    return shutil.copytree(written, tmp_path / "fashion200k")
 
 
 def made(root, labels, queries=(), split="train"):

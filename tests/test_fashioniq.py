@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from strategies import JSON
 
 from dwclib import datasets
 from dwclib.__main__ import main
@@ -13,36 +14,13 @@ from dwclib.data import fashioniq
 from dwclib.data.photos import drawn_splits
 from dwclib.errors import ConfigError, DatasetError, DwcError
 
-SMALL = {"seed": 0, "train": 32, "val": 32}
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
-    max_leaves=5,
-)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DWC_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory, own_cache):
-    root = tmp_path_factory.mktemp("fashioniq") / "out"
-    datasets.write("fashioniq", root, **SMALL)
-    return root
+LAYOUT, SMALL = "fashioniq", {"seed": 0, "train": 32, "val": 32}
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture(scope="module")
 def truth(own_cache):
     return dict(drawn_splits(**SMALL))
-
-
-@pytest.fixture
-def root(written, tmp_path):
-    return shutil.copytree(written, tmp_path / "fashioniq")
 
 
 def edit(root, kind, change):

@@ -10,37 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dwclib import datasets
 from dwclib.data import own
 from dwclib.data.images import read_image
 from dwclib.data.photos import drawn_splits
 from dwclib.errors import ConfigError, DatasetError, DwcError
 
-SMALL = {"seed": 0, "train": 32, "val": 32}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DWC_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory, own_cache):
-    root = tmp_path_factory.mktemp("own") / "out"
-    datasets.write("own", root, **SMALL)
-    return root
+LAYOUT, SMALL = "own", {"seed": 0, "train": 32, "val": 32}
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture(scope="module")
 def truth(own_cache):
     return dict(drawn_splits(**SMALL))
-
-
-@pytest.fixture
-def root(written, tmp_path):
-    return shutil.copytree(written, tmp_path / "own")
 
 
 @pytest.fixture

@@ -1,5 +1,4 @@
 import json
-import shutil
 from collections import Counter
 
 import numpy as np
@@ -13,32 +12,14 @@ from dwclib.data import shoes
 from dwclib.data.photos import drawn_splits
 from dwclib.errors import ConfigError, DatasetError, DwcError
 
-SMALL = {"seed": 0, "train": 24, "val": 16}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DWC_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory, own_cache):
-    root = tmp_path_factory.mktemp("shoes") / "out"
-    datasets.write("shoes", root, **SMALL)
-    return root
+LAYOUT, SMALL = "shoes", {"seed": 0, "train": 24, "val": 16}
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture(scope="module")
 def truth(own_cache):
     train, val = (dataset for _, dataset in drawn_splits(**SMALL))
     return {"train": train, "test": val}
-
-
-@pytest.fixture
-def root(written, tmp_path):
-    return shutil.copytree(written, tmp_path / "shoes")
 
 
 def edit(root, change):
