@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
 from dwclib import machine
-from dwclib.config import RECIPES, PhotoConfig, read_recipe
+from dwclib.config import RECIPES, Config, PhotoConfig, read_recipe
 from dwclib.errors import ConfigError
 from dwclib.experiments import FOLDER
 from dwclib.files import atomic
@@ -43,16 +43,64 @@ def measured(recipe: str, *, folder: Path = MEASURED) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
+class Cost(NamedTuple):
+    """What training by a recipe takes: operations of the CNN stream for one triplet, and both streams' size.
+
+    Fields
+    ------
+    flop : floating-point operations, forward and backward, of a triplet of 224 x 224 pictures.
+    weights : trained numbers of both streams.
+    """
+
+    flop: float
+    weights: int
+
+
+def cost_of(recipe: str, *, clip_dim: int = 1024, words: int = 5_000, length: int = 20) -> Cost:
+    """Count what a recipe's training takes, on its networks with random weights; CLIP runs once, before.
+
+    Parameters
+    ----------
+    recipe : its name.
+    clip_dim : width of its CLIP's features.
+    words, length : of the vocabulary and of a text.
+    """
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from dwclib.encoders import Features
+    from dwclib.runs import build_model
+
+    stand_in = Features(torch.zeros(1, clip_dim), torch.zeros(1, clip_dim))
+    config = read_recipe(recipe).but(model={"cnn_weights": None})
+    model = build_model(config, {"clip": stand_in, "cnn": stand_in}, words).train()
+    pictures = torch.zeros(2, config.data.size, config.data.size, 3, dtype=torch.uint8)
+    stream, texts = model["cnn"], torch.ones(2, length, dtype=torch.long)
+    with FlopCounterMode(display=False) as counter:
+        query = stream.compose(stream.encode(pictures), texts).query
+        (query * stream.embed_target(stream.encode(pictures))).sum().backward()
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    return Cost(counter.get_total_flops() / len(pictures), weights)
+
+
+def is_trained_by(config: Config, recipe: str) -> bool:
+    """Tell whether a configuration is a recipe's, whatever the machine.
+
+    The folder of the data, the files of weights, the seed, the reading processes and whether triplets without
+    photos were dropped may differ: a result names the queries that it stands on.
+    """
+    return _method(config) == _method(read_recipe(recipe))
+
+
 def keep(recipe: str, run: Run, *, folder: Path = MEASURED) -> Path:
     """Write a trained run's recalls, with configuration, machine and versions, as a recipe's measured result.
 
     Raises
     ------
     ConfigError
-        When the run was trained by another configuration than the recipe's; only the folder of the data and
-        the files of the weights may differ.
+        When the run was trained by another configuration than the recipe's, as `is_trained_by` says.
     """
-    if _method(run.config.model_dump()) != _method(read_recipe(recipe).model_dump()):
+    if not is_trained_by(run.config, recipe):
         raise ConfigError(
             f"the run was not trained by the recipe {recipe!r}",
             where=run.folder,
@@ -60,7 +108,9 @@ def keep(recipe: str, run: Run, *, folder: Path = MEASURED) -> Path:
         )
     found = {name: {f"R@{k}": round(v, 3) for k, v in r.items()} for name, r in run.recall().items()}
     config = run.config.model_dump()
-    config["data"].pop("root", None)
+    config["data"].pop("root")
+    files = {key: Path(value).name for key, value in config["model"].items() if key.endswith("_weights")}
+    config["model"] |= files  # names, without the folders of one machine
     content = {"recall": found, "standing": run.standing(), "config": config, **machine.stamp()}
     path = folder / f"{recipe}.json"
     with atomic(path) as target:
@@ -102,12 +152,14 @@ def _row(recipe: str, folder: Path) -> dict[str, str]:
     }
 
 
-def _method(config: dict[str, Any]) -> dict[str, Any]:
-    """Return a configuration without what depends on the machine: folders and files."""
-    data = {key: value for key, value in config["data"].items() if key != "root"}
-    model = {key: value for key, value in config["model"].items() if not key.endswith("_weights")}
-    training = {key: value for key, value in config["training"].items() if key not in ("workers", "seed")}
-    return {"data": data, "model": model, "training": training}
+def _method(config: Config) -> dict[str, dict[str, Any]]:
+    """Return a configuration without what depends on the machine; of weights, whether there are any."""
+    found, ignored = config.model_dump(), {"data": ("root", "missing"), "training": ("workers", "seed")}
+    for section, keys in ignored.items():
+        found[section] = {key: value for key, value in found[section].items() if key not in keys}
+    for key in ("clip_weights", "cnn_weights"):
+        found["model"][key] = found["model"][key] is not None
+    return found
 
 
 _PAGE = """# Reproducing the reported results

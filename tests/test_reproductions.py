@@ -7,7 +7,9 @@ import pytest
 from dwclib.config import read_recipe
 from dwclib.errors import ConfigError
 from dwclib.reproductions import (
+    cost_of,
     expected,
+    is_trained_by,
     keep,
     measured,
     real_recipes,
@@ -53,3 +55,33 @@ def test_a_run_of_another_configuration_is_no_result_of_a_recipe(tmp_path):
     with pytest.raises(ConfigError, match="not trained by the recipe 'shoes'"):
         keep("shoes", run, folder=tmp_path)
     assert measured("shoes", folder=tmp_path) is None
+
+
+def test_what_depends_on_the_machine_may_differ_from_the_recipe():
+    shoes = read_recipe("shoes")
+    here = {"data": {"root": "somewhere", "missing": "drop"}, "model": {"cnn_weights": "resnet.pth"}}
+    assert is_trained_by(shoes.but(**here, training={"workers": 1, "seed": 3}), "shoes")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"training": {"epochs": 20}},
+        {"model": {"cnn_weights": None}},
+        {"model": {"clip": "ViT-B-16"}},
+        {"data": {"options": {"doubled": True}}},
+        {"data": {"size": 112}},
+    ],
+    ids=str,
+)
+def test_another_method_is_not_the_recipe(changes):
+    assert not is_trained_by(read_recipe("shoes").but(**changes), "shoes")
+
+
+def test_the_cost_grows_with_the_length_of_a_text_and_the_vocabulary():
+    short, long = (cost_of("shoes", words=100, length=length) for length in (4, 16))
+    assert 0 < short.flop < long.flop
+    assert short.weights == long.weights
+    assert (
+        cost_of("shoes", words=101, length=4).weights - short.weights == read_recipe("shoes").model.word_dim
+    )
