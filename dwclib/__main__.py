@@ -89,8 +89,9 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = _command(commands, "evaluate", _evaluate, "measure Recall@K of a trained run")
     evaluate.add_argument("run_folder", type=Path, metavar="DIR", help="a folder that 'train' wrote")
-    evaluate.add_argument("--keep-reference", action="store_true", help="leave the reference in the ranking")
-    evaluate.add_argument("--publish", metavar="RECIPE", help="keep it as the measured result of this recipe")
+    either = evaluate.add_mutually_exclusive_group()  # a recipe's result follows its own protocol
+    either.add_argument("--keep-reference", action="store_true", help="leave the reference in the ranking")
+    either.add_argument("--publish", metavar="RECIPE", help="keep it as the measured result of this recipe")
     _add_device(evaluate)
 
     bench = _command(commands, "bench", _bench, "measure this machine, and keep the ratios")
@@ -196,7 +197,9 @@ def _train(options: argparse.Namespace) -> None:
         data={"root": options.data} if options.data else {},
         model={key: value for key, value in named.items() if value},
     )
-    _print_recall(Run(config, options.out, device=options.device).train())
+    run = Run(config, options.out, device=options.device).train()
+    if run.accelerator.is_main_process:
+        _print_recall(run, run.recall())
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -204,9 +207,10 @@ def _evaluate(options: argparse.Namespace) -> None:
     from dwclib.runs import open_run
 
     run = open_run(options.run_folder, device=options.device)
+    recall = run.recall(exclude_reference=False if options.keep_reference else None)
+    _print_recall(run, recall)
     if options.publish:
-        print(keep(options.publish, run))
-    _print_recall(run, exclude_reference=False if options.keep_reference else None)
+        print(keep(options.publish, run, recall))
 
 
 def _check_data(options: argparse.Namespace) -> int:
@@ -217,11 +221,10 @@ def _check_data(options: argparse.Namespace) -> int:
     return int(not good)
 
 
-def _print_recall(run: Run, *, exclude_reference: bool | None = None) -> None:
-    if run.accelerator.is_main_process:
-        for name, recalls in run.recall(exclude_reference=exclude_reference).items():
-            print(f"{name:5}", "  ".join(f"R@{k} {value:.2f}" for k, value in recalls.items()))
-        print(run.standing())
+def _print_recall(run: Run, recall: dict[str, dict[int, float]]) -> None:
+    for name, recalls in recall.items():
+        print(f"{name:5}", "  ".join(f"R@{k} {value:.2f}" for k, value in recalls.items()))
+    print(run.standing())
 
 
 def _pretrain(options: argparse.Namespace) -> None:

@@ -51,9 +51,7 @@ def load(name: str, root: Path | str, split: str, **options: Any) -> PhotoTriple
     DatasetError
         For damaged annotations.
     """
-    module, root = _module(name), Path(root)
-    if not root.is_dir():
-        raise ConfigError("there is no such folder", where=root, remedy=f"Name the one that holds {name}.")
+    module, root = _module(name), _folder(name, root)
     known = [
         option for option in inspect.signature(module.load).parameters if option not in ("root", "split")
     ]
@@ -70,27 +68,21 @@ def splits(name: str) -> tuple[str, str]:
 
 
 def census(name: str, root: Path | str) -> list[Count]:
-    """Count what is there of a dataset, beside what was published of it."""
-    root = Path(root)
-    if not root.is_dir():
-        raise ConfigError("there is no such folder", where=root, remedy=f"Name the one that holds {name}.")
-    return _module(name).census(root)
+    """Count what is there of a dataset, beside what should be there."""
+    return _module(name).census(_folder(name, root))
 
 
 def report(name: str, root: Path | str) -> tuple[list[str], bool]:
     """Return a dataset's census in lines to print, the last of them a verdict, and whether it is good."""
     counts = census(name, root)
-    lines = [f"{'':44} {'found':>8} {'published':>10}"]
+    lines = [f"{'':44} {'found':>8} {'expected':>10}"]
     for count in counts:
-        published = "" if count.published is None else f"{count.published:,}"
+        expected = "" if count.expected is None else f"{count.expected:,}"
         sign = "  differs" if count.differs else ""
-        lines.append(f"{count.what:44} {count.found:8,} {published:>10}{sign}")
+        lines.append(f"{count.what:44} {count.found:8,} {expected:>10}{sign}")
     differing = sum(count.differs for count in counts)
-    compared = sum(count.published is not None for count in counts)
-    if differing:
-        verdict = f"{differing} of {compared} counts differ from what is published"
-    else:
-        verdict = "as published" if compared else "nothing is published to compare it with"
+    compared = sum(count.expected is not None for count in counts)
+    verdict = f"{differing} of {compared} counts differ from what is expected"
     return [*lines, f"{name}: {verdict}."], not differing
 
 
@@ -106,6 +98,13 @@ def write(name: str, out: Path, **options: Any) -> None:
     if out.exists():
         raise ConfigError("the folder is there already", where=out, remedy="Name a new one or remove it.")
     _module(name).write(out, **options)
+
+
+def _folder(name: str, root: Path | str) -> Path:
+    root = Path(root)
+    if not root.is_dir():
+        raise ConfigError("there is no such folder", where=root, remedy=f"Name the one that holds {name}.")
+    return root
 
 
 def _module(name: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -92,8 +93,16 @@ def is_trained_by(config: Config, recipe: str) -> bool:
     return _method(config) == _method(read_recipe(recipe))
 
 
-def keep(recipe: str, run: Run, *, folder: Path = MEASURED) -> Path:
+def keep(
+    recipe: str, run: Run, recall: Mapping[str, Mapping[int, float]], *, folder: Path = MEASURED
+) -> Path:
     """Write a trained run's recalls, with configuration, machine and versions, as a recipe's measured result.
+
+    Parameters
+    ----------
+    recipe : its name.
+    run : trained by it.
+    recall : what the run's `recall` returned, by the recipe's protocol.
 
     Raises
     ------
@@ -106,7 +115,7 @@ def keep(recipe: str, run: Run, *, folder: Path = MEASURED) -> Path:
             where=run.folder,
             remedy=f"Train with data/recipes/{recipe}.yml as it is, or name the recipe that was used.",
         )
-    found = {name: {f"R@{k}": round(v, 3) for k, v in r.items()} for name, r in run.recall().items()}
+    found = {name: {f"R@{k}": round(v, 3) for k, v in r.items()} for name, r in recall.items()}
     config = run.config.model_dump()
     config["data"].pop("root")
     files = {key: Path(value).name for key, value in config["model"].items() if key.endswith("_weights")}

@@ -231,7 +231,7 @@ def test_a_missing_image_is_counted(root):
     assert css3d.load(root, "test").missing == ["css_test_000003"]
     counts = {count.what: count for count in css3d.census(root)}
     with_file = counts["test: images with a file"]
-    assert (with_file.found, with_file.published) == (15, 16)
+    assert (with_file.found, with_file.expected) == (15, 16)
     assert counts["train: queries"].found == 36
 
 

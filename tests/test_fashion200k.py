@@ -156,7 +156,7 @@ def test_a_missing_image_is_counted(root):
     gone.unlink()
     assert fashion200k.load(root, "test").missing == [str(gone.relative_to(root).with_suffix(""))]
     counts = {count.what: count for count in fashion200k.census(root)}
-    assert [(c.found, c.published) for what, c in counts.items() if what == "test: images with a file"] == [
+    assert [(c.found, c.expected) for what, c in counts.items() if what == "test: images with a file"] == [
         (47, 48)
     ]
     assert counts["train: images in the labels"].found == 64
@@ -209,7 +209,7 @@ def test_missing_files_are_told(root):
     with pytest.raises(DatasetError, match="it holds no query"):
         fashion200k.load(root, "test")
     (root / "test_queries.txt").unlink()
-    with pytest.raises(DatasetError, match=r"test_queries\.txt: the file cannot be read"):
+    with pytest.raises(DatasetError, match=r"test_queries\.txt: the lines cannot be read"):
         fashion200k.load(root, "test")
     shutil.rmtree(root / "labels")
     with pytest.raises(DatasetError, match="there is no label for train"):

@@ -53,7 +53,7 @@ def test_what_nobody_has_run_is_empty_on_the_page(tmp_path):
 def test_a_run_of_another_configuration_is_no_result_of_a_recipe(tmp_path):
     run = Run(read_recipe("synthfashion-smoke").but(model={"streams": ["clip"]}), tmp_path, device="cpu")
     with pytest.raises(ConfigError, match="not trained by the recipe 'shoes'"):
-        keep("shoes", run, folder=tmp_path)
+        keep("shoes", run, {}, folder=tmp_path)
     assert measured("shoes", folder=tmp_path) is None
 
 

@@ -67,14 +67,14 @@ def test_a_missing_image_is_counted(root):
     gone.unlink()
     assert shoes.load(root, "test").missing == [gone.stem]
     counts = {count.what: count for count in shoes.census(root)}
-    assert (counts["test: images with a file"].found, counts["test: images with a file"].published) == (
+    assert (counts["test: images with a file"].found, counts["test: images with a file"].expected) == (
         15,
         16,
     )
 
 
-def test_the_census_stands_beside_the_published_counts(written):
-    counts = {count.what: (count.found, count.published) for count in shoes.census(written)}
+def test_the_census_stands_beside_the_expected_counts(written):
+    counts = {count.what: (count.found, count.expected) for count in shoes.census(written)}
     assert counts["train: triplets"] == (36, 8990)
     assert counts["test: triplets"] == (16, 1761)
     assert counts["train: images in the list"] == (24, 10000)

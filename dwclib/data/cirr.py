@@ -11,6 +11,7 @@ from dwclib.data.photos import (
     Count,
     PhotoTriplets,
     check_choice,
+    count_files,
     drawn_splits,
     field_of,
     find_files,
@@ -87,7 +88,7 @@ def census(root: Path) -> list[Count]:
         found += [
             Count(f"{split}: pairs", len(dataset), pairs),
             Count(f"{split}: images, all of them the gallery", images, gallery),
-            Count(f"{split}: images with a file", images - len(dataset.missing), images),
+            count_files(dataset, split),
         ]
     return found
 

@@ -18,6 +18,7 @@ from dwclib.data.photos import (
     Count,
     PhotoTriplets,
     check_choice,
+    count_files,
     drawn_splits,
     field_of,
     find_files,
@@ -86,7 +87,7 @@ def census(root: Path) -> list[Count]:
         images = len(dataset.image_ids)
         found += [
             Count(f"{split}: images", images),
-            Count(f"{split}: images with a file", images - len(dataset.missing), images),
+            count_files(dataset, split),
             Count(f"{split}: compositions", len(np.unique(dataset.identities))),
             Count(f"{split}: queries", len(dataset)),
         ]

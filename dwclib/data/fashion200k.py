@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,8 +13,10 @@ from dwclib.data.photos import (
     Count,
     PhotoTriplets,
     check_choice,
+    count_files,
     drawn_splits,
     find_files,
+    read_lines,
     without_ending,
     write_pictures,
 )
@@ -105,7 +107,7 @@ def census(root: Path) -> list[Count]:
         images = len(dataset.image_ids)
         found += [
             Count(f"{split}: images in the labels", images),
-            Count(f"{split}: images with a file", images - len(dataset.missing), images),
+            count_files(dataset, split),
             Count(f"{split}: captions", len(np.unique(dataset.identities))),
         ]
     return [*found, Count("test: queries", len(dataset))]
@@ -135,24 +137,11 @@ def write(out: Path, *, seed: int = 0, train: int = 8_000, val: int = 2_000) -> 
         (folder / QUERIES).write_text("".join(lines), encoding="utf-8")
 
 
-def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield where each line stands, and the line."""
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, ValueError) as error:
-        raise DatasetError(
-            f"the file cannot be read ({error})", where=path, remedy="Fetch it again."
-        ) from error
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            yield f"{path}, line {number}", line
-
-
 def _read_labels(folder: Path, split: str) -> dict[str, str]:
     """Return the caption of each image of a split."""
     found: dict[str, str] = {}
     for path in sorted(folder.glob(f"*_{split}_*.txt")):
-        for where, line in _lines(path):
+        for where, line in read_lines(path):
             image, caption = _label(line, where)
             if image in found:
                 raise DatasetError(
@@ -183,7 +172,7 @@ def _label(line: str, where: str) -> tuple[str, str]:
 def _read_queries(path: Path, image_ids: list[str]) -> Pairs:
     """Return the published test queries."""
     place = {image: number for number, image in enumerate(image_ids)}
-    found = [_query(line, place, where) for where, line in _lines(path)]
+    found = [_query(line, place, where) for where, line in read_lines(path)]
     if not found:
         raise DatasetError("it holds no query", where=path, remedy="Fetch the file again.")
     return Pairs(*np.array(found).T)

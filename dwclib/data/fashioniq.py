@@ -12,6 +12,7 @@ from dwclib.data.photos import (
     Count,
     PhotoTriplets,
     check_choice,
+    count_files,
     drawn_splits,
     field_of,
     find_files,
@@ -167,7 +168,7 @@ def _count(root: Path, split: str, number: int, category: str) -> list[Count]:
     images, what = len(dataset.image_ids), f"{category}, {split}"
     found = [
         Count(f"{what}: triplets", len(dataset), TRIPLETS[split][number]),
-        Count(f"{what}: images with a file", images - len(dataset.missing), images),
+        count_files(dataset, what),
     ]
     if split == "train":
         return [*found, Count(f"{what}: images in the list", images)]

@@ -14,6 +14,7 @@ from dwclib.data.photos import (
     Count,
     PhotoTriplets,
     check_choice,
+    count_files,
     drawn_splits,
     positions,
     without_ending,
@@ -120,10 +121,9 @@ def census(root: Path) -> list[Count]:
     found = [Count("images", len(images_of(_image_folder(root)).ids))]
     for split in SPLITS:
         dataset = load(root, split)
-        images = len(dataset.image_ids)
         found += [
             Count(f"{split}: triplets", len(dataset)),
-            Count(f"{split}: images with a file", images - len(dataset.missing), images),
+            count_files(dataset, split),
         ]
     return found
 

@@ -27,16 +27,21 @@ MAX_JSON = 512 * 2**20  # bytes: more is no annotation file
 
 
 class Count(NamedTuple):
-    """One line of a dataset's census: what was counted, what was found, and what was published."""
+    """One line of a dataset's census: what was counted, how many were found, and how many there should be.
+
+    Fields
+    ------
+    expected : the published number; of files, the number of images listed; None where nothing tells.
+    """
 
     what: str
     found: int
-    published: int | None = None
+    expected: int | None = None
 
     @property
     def differs(self) -> bool:
-        """Whether something else was published."""
-        return self.published not in (None, self.found)
+        """Whether another number is expected."""
+        return self.expected not in (None, self.found)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,6 +186,12 @@ def find_files(folders: Sequence[Path], image_ids: Sequence[str]) -> tuple[Path 
     return tuple(Path(there[name]) if name in there else None for name in names)
 
 
+def count_files(dataset: PhotoTriplets, what: str) -> Count:
+    """Count the images of a dataset that have a file, beside all that its annotations list."""
+    files = dataset.files
+    return Count(f"{what}: images with a file", len(files) - files.count(None), len(files))
+
+
 def without_ending(name: str) -> str:
     """Return an image's path without ``.png`` and the like; what else follows a dot is part of its name."""
     path = PurePosixPath(name)
@@ -209,6 +220,25 @@ def read_json(path: Path, kind: type[list | dict]) -> Any:
             f"it holds {type(content).__name__}, not {names[kind]}", where=path, remedy="Fetch it again."
         )
     return content
+
+
+def read_lines(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield where each line of a text file stands, for messages, and the line; empty ones are skipped.
+
+    Raises
+    ------
+    DatasetError
+        When the file is missing or no text.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, ValueError) as error:
+        raise DatasetError(
+            f"the lines cannot be read ({error})", where=path, remedy="Fetch the file again."
+        ) from error
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            yield f"{path}, line {number}", line
 
 
 def field_of(record: object, name: str, kind: type, where: str) -> Any:

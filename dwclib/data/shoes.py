@@ -12,11 +12,13 @@ from dwclib.data.photos import (
     Count,
     PhotoTriplets,
     check_choice,
+    count_files,
     drawn_splits,
     field_of,
     find_files,
     positions,
     read_json,
+    read_lines,
     without_ending,
     write_json,
     write_pictures,
@@ -87,7 +89,7 @@ def census(root: Path) -> list[Count]:
         found += [
             Count(f"{split}: triplets", len(dataset), TRIPLETS[split]),
             Count(f"{split}: images in the list", images, IMAGES[split]),
-            Count(f"{split}: images with a file", images - len(dataset.missing), images),
+            count_files(dataset, split),
         ]
     return found
 
@@ -116,13 +118,7 @@ def write(out: Path, *, seed: int = 0, train: int = 8_000, val: int = 2_000) -> 
 
 def _listed(path: Path) -> list[str]:
     """Return the images of a list of file names."""
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, ValueError) as error:
-        raise DatasetError(
-            f"the list cannot be read ({error})", where=path, remedy="Fetch the file again."
-        ) from error
-    names = [without_ending(line.strip()) for line in lines if line.strip()]
+    names = [without_ending(line.strip()) for _, line in read_lines(path)]
     check_image_ids(names, str(path))
     return names
 
