@@ -213,6 +213,15 @@ def test_damaged_content_is_told_with_its_record(tmp_path, content, message):
     assert css3d.FILE in told.value.where
 
 
+@pytest.mark.parametrize(("field", "value"), [("to_str", "here"), ("to", ["here"])])
+def test_what_is_nested_without_end_is_told_in_brief(tmp_path, field, value):
+    mod = {"from": [0], "to": [1], "to_str": "add", field: value}
+    pickled = pickle.dumps([{"test": plain(mods=[mod])}], 2)
+    nested = pickled.replace(b"X\x04\x00\x00\x00here", b"K\x00" + b"\x85" * 100_000)
+    with pytest.raises(DatasetError, match=r"modification 0: .*\(\.\.\.,\)"):
+        css3d.load(put_pickle(tmp_path, nested), "test")
+
+
 def test_other_arrays_and_no_file_are_told(tmp_path):
     with pytest.raises(DatasetError, match=r"dup\.npy: the file cannot be read"):
         css3d.load(tmp_path, "test")

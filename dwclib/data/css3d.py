@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from reprlib import repr as brief  # never long, never deep, whatever a file holds
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -236,7 +237,7 @@ def _queries(content: dict[str, Any], images: int, where: str) -> Iterator[Query
         for image in (*references, *targets):
             if type(image) is not int or not 0 <= image < images:
                 raise DatasetError(
-                    f"there is no image {image!r}, only {images}", where=record, remedy="Fetch it again."
+                    f"there is no image {brief(image)}, only {images}", where=record, remedy="Fetch it again."
                 )
         yield from (
             Query(reference, target, text) for reference, target in zip(references, targets, strict=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from reprlib import repr as brief  # never long, never deep, whatever a file holds
 
 import numpy as np
 from jaxtyping import Int
@@ -125,7 +126,9 @@ def _listed(path: Path) -> list[str]:
     for record, name in enumerate(names):
         if not isinstance(name, str):
             raise DatasetError(
-                f"the image id is {name!r}, not a text", where=f"{path}, image {record}", remedy="Mend it."
+                f"the image id is {brief(name)}, not a text",
+                where=f"{path}, image {record}",
+                remedy="Mend it.",
             )
     check_image_ids(names, str(path))
     return names

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
+from reprlib import repr as brief  # never long, never deep, whatever a file holds
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -251,8 +252,11 @@ def field_of(record: object, name: str, kind: type, where: str) -> Any:
     """
     value = record.get(name) if isinstance(record, dict) else None
     if not isinstance(value, kind):
-        problem = f"the field {name!r} is missing" if value is None else f"the field {name!r} is {value!r}"
-        raise DatasetError(problem, where=where, remedy=f"Give it a {kind.__name__}, or drop the record.")
+        raise DatasetError(
+            f"the field {name!r} is {'missing' if value is None else brief(value)}",
+            where=where,
+            remedy=f"Give it a {kind.__name__}, or drop the record.",
+        )
     return value
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from reprlib import repr as brief  # never long, never deep, whatever a file holds
 
 import numpy as np
 from jaxtyping import Int
@@ -152,7 +153,7 @@ def check_captions(captions: Sequence[object], where: str) -> None:
     for caption in captions:
         if not isinstance(caption, str) or not caption.strip():
             raise DatasetError(
-                f"the caption {caption!r} is not a text",
+                f"the caption {brief(caption)} is not a text",
                 where=where,
                 remedy="Write what should change, or drop the query.",
             )
