@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from dwclib.alternate import AlternateTraining, Batch
 from dwclib.config import Config, TrainingConfig, read_config, read_recipe
-from dwclib.data.images import read_image, stored_folder
+from dwclib.data.images import ImageFolder, read_image, stored_folder
 from dwclib.encoders import ResNet
 from dwclib.errors import ConfigError
 from dwclib.files import ROOT, atomic
@@ -194,39 +194,51 @@ def bench_settings(sizes: Sizes, device: str) -> Times:
 
 
 def bench_store(sizes: Sizes, device: str) -> Times:
-    """Time reading pictures in random order: decoded from JPEG files by one process, and from the store."""
+    """Time pictures of JPEG files: decoded by one core and by all, put into the store, and read from it.
+
+    Reading is in random order, as training does. The processes that decode and fill are started beforehand.
+    """
+    from joblib import Parallel, delayed
+
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         files = _write_jpegs(folder / "images", sizes.images)
-        ids = [file.stem for file in files]
-        start = time.perf_counter()
-        store = stored_folder(folder / "store.npy", folder / "images", ids, sizes.pixels)
-        filled = time.perf_counter() - start
+        ids, parts = [file.stem for file in files], np.array_split(np.arange(sizes.images), 2 * cores())
         order = np.random.default_rng(0).permutation(sizes.images)
-        few = order[: max(1, sizes.images // 10)]
+        few = [files[row] for row in order[: max(1, sizes.images // 10)]]
 
-        def read(rows: np.ndarray) -> None:
-            for part in np.array_split(rows, max(1, len(rows) // 64)):
+        def fill(path: Path) -> ImageFolder:
+            return stored_folder(path, folder / "images", ids, sizes.pixels)
+
+        def fill_anew() -> None:
+            with tempfile.TemporaryDirectory(dir=folder) as place:
+                fill(Path(place) / "store.npy")
+
+        def decode_on_all() -> None:
+            Parallel(n_jobs=-1)(
+                delayed(_decode)(files[part[0] : part[-1] + 1], sizes.pixels) for part in parts
+            )
+
+        def read() -> None:
+            for part in np.array_split(order, max(1, len(order) // 64)):
                 torch.from_numpy(store.pictures[part])
 
-        seconds = in_turn(
-            {
-                "decode": lambda: [read_image(files[row], sizes.pixels) for row in few],
-                "store": lambda: read(order),
-            },
-            rounds=sizes.rounds,
-        )
-    rates = {
-        "decode, images/s": len(few) / statistics.median(seconds["decode"]),
-        "store, images/s": len(order) / statistics.median(seconds["store"]),
-        "filling the store, images/s": sizes.images / filled,
-    }
+        store = fill(folder / "store.npy")
+        actions = {
+            "decode": lambda: _decode(few, sizes.pixels),
+            "decode on all cores": decode_on_all,
+            "fill": fill_anew,
+            "store": read,
+        }
+        seconds = in_turn(actions, rounds=sizes.rounds)
+    of_each = {"decode": len(few), **dict.fromkeys(("decode on all cores", "fill", "store"), sizes.images)}
+    rates = {name: count / statistics.median(seconds[name]) for name, count in of_each.items()}
     ratios = {
-        "store images/s / decoded images/s": rates["store, images/s"] / rates["decode, images/s"],
-        "filling the store / decoding in one process": rates["filling the store, images/s"]
-        / rates["decode, images/s"],
+        "store images/s / decoded images/s": rates["store"] / rates["decode"],
+        "decode on all cores / fill": quotient(seconds, "decode on all cores", "fill"),
     }
-    return Times(seconds, ratios, {"pixels": sizes.pixels, "jpeg pixels": JPEG_PIXELS, **rates})
+    facts = {f"{name}, images/s": rate for name, rate in rates.items()}
+    return Times(seconds, ratios, {"pixels": sizes.pixels, "jpeg pixels": JPEG_PIXELS, **facts})
 
 
 def bench_ranking(sizes: Sizes, device: str) -> Times:
@@ -611,6 +623,11 @@ def _write_jpegs(folder: Path, count: int) -> list[Path]:
     for number, file in enumerate(files):
         Image.fromarray(np.asarray(drawn[number % len(drawn)])).save(file, quality=90)
     return files
+
+
+def _decode(files: list[Path], pixels: int) -> None:
+    for file in files:
+        read_image(file, pixels)
 
 
 def _decoded(files: list[Path], pixels: int) -> Tensor:

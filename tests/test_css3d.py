@@ -218,7 +218,7 @@ def test_what_is_nested_without_end_is_told_in_brief(tmp_path, field, value):
     mod = {"from": [0], "to": [1], "to_str": "add", field: value}
     pickled = pickle.dumps([{"test": plain(mods=[mod])}], 2)
     nested = pickled.replace(b"X\x04\x00\x00\x00here", b"K\x00" + b"\x85" * 100_000)
-    with pytest.raises(DatasetError, match=r"modification 0: .*\(\.\.\.,\)"):
+    with pytest.raises(DatasetError, match=r"modification 0: .*\(\.\.\.\)"):
         css3d.load(put_pickle(tmp_path, nested), "test")
 
 
