@@ -60,6 +60,20 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path, monkeypatch):
     assert len(first_chunk) == 3
 
 
+def test_chunks_whose_file_is_gone_are_made_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "CHUNK", 3)
+    made = tmp_path / "made"
+    made.mkdir()
+    (tmp_path / "stop").touch()
+    with pytest.raises(RuntimeError, match="power cut"):
+        image_store(tmp_path / "s.npy", partial(logged, made), 9, 8, workers=1)
+    (unfinished,) = tmp_path.glob("s.*.parts/*.npy")
+    unfinished.unlink()
+    (tmp_path / "stop").unlink()
+    store = image_store(tmp_path / "s.npy", partial(logged, made), 9, 8, workers=1).pictures
+    assert store[:, 0, 0, 0].tolist() == list(range(9))
+
+
 def test_pictures_are_cut_square_and_converted(folder):
     store, unreadable = stored_folder(
         folder / "cache" / "s.npy", folder, ["red", "grey", "blue"], 10, workers=1

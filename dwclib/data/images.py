@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -101,8 +102,8 @@ def image_store(
     DatasetError
         When the store at `path` is another's, or `strict` and an image cannot be made.
 
-    Finished chunks wait beside the store, so a stopped run goes on where it was; the store itself
-    appears in one rename.
+    Finished chunks wait in a folder beside the store, so a stopped run goes on where it was; the store
+    itself appears in one rename.
     """
     from filelock import FileLock
 
@@ -110,9 +111,9 @@ def image_store(
     key = fingerprint(identity, count, size)
     with FileLock(path.with_suffix(".lock")):
         if not path.exists():
-            parts = path.with_suffix(f".{key}.parts")
-            _make_chunks(parts, make, count, size, strict, workers)
-            _join_chunks(path, parts, key, (count, size, size, 3))
+            whole = path.with_suffix(f".{key}.parts") / "whole.npy"
+            _make_chunks(whole, make, count, size, strict, workers)
+            _finish(path, whole, key)
     unreadable = _read_description(path, key)
     if strict and unreadable:
         number, problem = next(iter(unreadable.items()))
@@ -154,47 +155,48 @@ class _Reader:
         return read_image(find_image(self.folder, self.image_ids[index]), self.size)
 
 
-def _make_chunks(parts: Path, make: Any, count: int, size: int, strict: bool, workers: int) -> None:
+def _make_chunks(whole: Path, make: Any, count: int, size: int, strict: bool, workers: int) -> None:
+    """Write the images into one file, chunk by chunk; beside it, each finished chunk leaves a note."""
     from joblib import Parallel, delayed
 
-    ranges = [range(first, min(first + CHUNK, count)) for first in range(0, count, CHUNK)]
-    Parallel(n_jobs=workers)(
-        delayed(_make_chunk)(parts / f"{chunk.start:08d}.npy", make, chunk, size, strict) for chunk in ranges
-    )
+    if not whole.exists():
+        shutil.rmtree(whole.parent, ignore_errors=True)  # notes of another file
+        with atomic(whole) as target:
+            np.lib.format.open_memmap(target, mode="w+", dtype=np.uint8, shape=(count, size, size, 3))
+    chunks = [range(first, min(first + CHUNK, count)) for first in range(0, count, CHUNK)]
+    Parallel(n_jobs=workers)(delayed(_make_chunk)(whole, make, chunk, strict) for chunk in chunks)
 
 
-def _make_chunk(path: Path, make: Any, numbers: range, size: int, strict: bool) -> None:
-    if path.exists():
+def _make_chunk(whole: Path, make: Any, numbers: range, strict: bool) -> None:
+    note = whole.with_name(f"{numbers.start:08d}.json")
+    if note.exists():
         return
-    images, unreadable = np.zeros((len(numbers), size, size, 3), np.uint8), {}
-    for row, number in enumerate(numbers):
-        try:
-            images[row] = make(number)
-        except DatasetError as error:
-            if strict:
-                raise
-            unreadable[number] = str(error)
-    with atomic(path.with_suffix(".json")) as target:
+    images, unreadable = np.load(whole, mmap_mode="r", allow_pickle=False), {}
+    with whole.open("r+b") as file:
+        file.seek(images.offset + numbers.start * images.strides[0])
+        for number in numbers:
+            image = np.zeros(images.shape[1:], np.uint8)
+            try:
+                image[:] = make(number)
+            except DatasetError as error:
+                if strict:
+                    raise
+                unreadable[number] = str(error)
+            file.write(image.data)
+    with atomic(note) as target:
         target.write_text(json.dumps(unreadable), encoding="utf-8")
-    with atomic(path) as target, target.open("wb") as file:
-        np.save(file, images, allow_pickle=False)
 
 
-def _join_chunks(path: Path, parts: Path, key: str, shape: tuple[int, ...]) -> None:
-    import shutil
-
+def _finish(path: Path, whole: Path, key: str) -> None:
+    """Put the store, whose chunks are all there, into its place, after its description."""
     unreadable: dict[str, str] = {}
-    with atomic(path) as target:
-        whole = np.lib.format.open_memmap(target, mode="w+", dtype=np.uint8, shape=shape)
-        for chunk in sorted(parts.glob("*.npy")):
-            images, first = np.load(chunk, mmap_mode="r", allow_pickle=False), int(chunk.stem)
-            whole[first : first + len(images)] = images
-            unreadable |= json.loads(chunk.with_suffix(".json").read_text(encoding="utf-8"))
-        whole.flush()
-        with atomic(path.with_suffix(".json")) as description:
-            text = json.dumps({"key": key, "shape": shape, "unreadable": unreadable}, indent=1)
-            description.write_text(text, encoding="utf-8")
-    shutil.rmtree(parts)
+    for note in sorted(whole.parent.glob("*.json")):
+        unreadable |= json.loads(note.read_text(encoding="utf-8"))
+    with atomic(path.with_suffix(".json")) as description:
+        text = json.dumps({"key": key, "unreadable": unreadable}, indent=1)
+        description.write_text(text, encoding="utf-8")
+    whole.replace(path)
+    shutil.rmtree(whole.parent)
 
 
 def _read_description(path: Path, key: str) -> dict[int, str]:
