@@ -38,9 +38,9 @@ def expected(recipe: str) -> dict[int, float]:
     return {k: float(row[column]) for k, column in columns.items() if column in row}
 
 
-def measured(recipe: str, *, folder: Path = MEASURED) -> dict[str, Any] | None:
+def measured(recipe: str, *, folder: Path | None = None) -> dict[str, Any] | None:
     """Return what `keep` wrote for a recipe, None where nobody has run it yet."""
-    path = folder / f"{recipe}.json"
+    path = (folder or MEASURED) / f"{recipe}.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
@@ -94,7 +94,7 @@ def is_trained_by(config: Config, recipe: str) -> bool:
 
 
 def keep(
-    recipe: str, run: Run, recall: Mapping[str, Mapping[int, float]], *, folder: Path = MEASURED
+    recipe: str, run: Run, recall: Mapping[str, Mapping[int, float]], *, folder: Path | None = None
 ) -> Path:
     """Write a trained run's recalls, with configuration, machine and versions, as a recipe's measured result.
 
@@ -118,21 +118,21 @@ def keep(
     found = {name: {f"R@{k}": round(v, 3) for k, v in r.items()} for name, r in recall.items()}
     config = run.config.model_dump()
     config["data"].pop("root")
-    files = {key: Path(value).name for key, value in config["model"].items() if key.endswith("_weights")}
-    config["model"] |= files  # names, without the folders of one machine
+    weights = {key: value for key, value in config["model"].items() if key.endswith("_weights") and value}
+    config["model"] |= {key: Path(value).name for key, value in weights.items()}  # no folder of one machine
     content = {"recall": found, "standing": run.standing(), "config": config, **machine.stamp()}
-    path = folder / f"{recipe}.json"
+    path = (folder or MEASURED) / f"{recipe}.json"
     with atomic(path) as target:
         target.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return path
 
 
-def reproductions(*, folder: Path = MEASURED) -> pd.DataFrame:
+def reproductions(*, folder: Path | None = None) -> pd.DataFrame:
     """Return a table: one row per recipe, with what is reported and what was measured."""
     return pd.DataFrame(_row(name, folder) for name in real_recipes()).set_index("recipe")
 
 
-def reproductions_page(*, folder: Path = MEASURED) -> str:
+def reproductions_page(*, folder: Path | None = None) -> str:
     """Return the page of reproductions, in Markdown."""
     table = reproductions(folder=folder).reset_index()
     lines = ["| " + " | ".join(table.columns) + " |", "|" + "---|" * len(table.columns)]
@@ -148,7 +148,7 @@ def _reported(recipe: str) -> dict[str, Any]:
     return {str(column): value for column, value in row.items()}
 
 
-def _row(recipe: str, folder: Path) -> dict[str, str]:
+def _row(recipe: str, folder: Path | None) -> dict[str, str]:
     found = measured(recipe, folder=folder)
     recall = list(found["recall"].values())[-1] if found else {}
     return {

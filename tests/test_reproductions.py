@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
+import json
 
+import pytest
+import yaml
+
+from dwclib import config, datasets
+from dwclib import reproductions as module
+from dwclib.__main__ import main
 from dwclib.config import read_recipe
 from dwclib.errors import ConfigError
 from dwclib.reproductions import (
@@ -55,6 +61,39 @@ def test_a_run_of_another_configuration_is_no_result_of_a_recipe(tmp_path):
     with pytest.raises(ConfigError, match="not trained by the recipe 'shoes'"):
         keep("shoes", run, {}, folder=tmp_path)
     assert measured("shoes", folder=tmp_path) is None
+
+
+def test_the_shell_trains_a_recipe_and_puts_its_recall_on_the_page(tmp_path, monkeypatch, capsys, own_cache):
+    small = read_recipe("synthfashion-smoke").model_dump()
+    small |= {"data": {"dataset": "own", "size": 32}, "model": {"streams": ["clip"], "dim": 16}}
+    small["training"] |= {"epochs": 1, "batch": 16}
+    recipe = tmp_path / "recipes" / "own-small.yml"
+    recipe.parent.mkdir()
+    recipe.write_text(yaml.safe_dump(small))
+    monkeypatch.setattr(config, "RECIPES", recipe.parent)
+    monkeypatch.setattr(module, "RECIPES", recipe.parent)
+    monkeypatch.setattr(module, "MEASURED", tmp_path / "measured")
+    datasets.write("own", tmp_path / "own", train=24, val=16)
+    run = ["--device", "cpu"]
+    assert (
+        main(["train", str(recipe), "--data", str(tmp_path / "own"), "--out", str(tmp_path / "run"), *run])
+        == 0
+    )
+    assert main(["evaluate", str(tmp_path / "run"), "--publish", "own-small", *run]) == 0
+    kept = json.loads((tmp_path / "measured" / "own-small.json").read_text())
+    assert str(tmp_path) not in json.dumps(kept)  # no path of one machine
+    assert kept["standing"] == "16 of 16 queries"
+    recall = kept["recall"]["clip"]
+    assert f"R@10 {recall['R@10']:.2f}" in capsys.readouterr().out
+    row = reproductions().loc["own-small"]
+    assert row["measured here"] == ", ".join(f"{name} {value:.2f}" for name, value in recall.items())
+    assert "1 of\n1 recipes" in reproductions_page()
+
+
+def test_a_recipe_is_not_published_by_another_protocol(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["evaluate", str(tmp_path), "--publish", "shoes", "--keep-reference"])
+    assert "not allowed with" in capsys.readouterr().err
 
 
 def test_what_depends_on_the_machine_may_differ_from_the_recipe():
