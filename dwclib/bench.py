@@ -392,7 +392,7 @@ def bench_processes(sizes: Sizes, device: str) -> Times:
     ratios: dict[str, float] = {}
     batches = (laptop.training.batch, 2 * laptop.training.batch)
     for batch in batches:
-        found = _steps_with(laptop, batch, 10 + sizes.images // 64)
+        found = _steps_with(laptop, batch, sizes)
         seconds |= {f"{name}, batch {batch}": times for name, times in found.items()}
         ratios |= {
             f"one process / two processes, batch {batch}": quotient(found, "one process", "two processes"),
@@ -478,19 +478,25 @@ def machine(device: str) -> str:
 JPEG_PIXELS = 448  # width and height of the files, about those of FashionIQ
 
 
-def _steps_with(laptop: Config, batch: int, steps: int) -> dict[str, list[float]]:
-    """Time so many steps with a batch, in each of three ways."""
+def _steps_with(laptop: Config, batch: int, sizes: Sizes) -> dict[str, list[float]]:
+    """Time the steps with a batch, each way in turn."""
+    steps = 10 + sizes.images // 64
     few = {"train_images": 800, "train_queries": batch * steps, "val_images": 200, "val_queries": 200}
     config = laptop.but(data=few, training={"epochs": 1, "log_every": 5, "batch": batch})
-    with tempfile.TemporaryDirectory() as name:
-        recipe = Path(name) / "recipe.yml"
-        recipe.write_text(yaml.safe_dump(config.model_dump()), encoding="utf-8")
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-        return {
-            "one process": _steps_of([([], "one")], recipe),
-            "two processes": _steps_of([(launcher, "two")], recipe),
-            "two trainings beside each other": _steps_of([([], "left"), ([], "right")], recipe),
-        }
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    ways: dict[str, list[tuple[list[str], str]]] = {
+        "one process": [([], "one")],
+        "two processes": [(launcher, "two")],
+        "two trainings beside each other": [([], "left"), ([], "right")],
+    }
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    for _ in range(min(3, sizes.rounds)):
+        for way, trainings in ways.items():
+            with tempfile.TemporaryDirectory() as name:
+                recipe = Path(name) / "recipe.yml"
+                recipe.write_text(yaml.safe_dump(config.model_dump()), encoding="utf-8")
+                seconds[way] += _steps_of(trainings, recipe)
+    return seconds
 
 
 def _steps_of(trainings: Sequence[tuple[Sequence[str], str]], recipe: Path) -> list[float]:

@@ -167,6 +167,7 @@ class Gallery:
         k: int,
         *,
         exclude: Sequence[str | None] | None = None,
+        effort: int | None = None,
     ) -> Found:
         """Return the `k` best images for each query. The first search loads the gallery, which takes longer.
 
@@ -175,12 +176,14 @@ class Gallery:
         queries : (queries, dim).
         k : how many.
         exclude : for each query the id of an image that is never returned, its reference's, or None.
+        effort : how far an index looks: into how many of its 128 cells (IVF_FLAT; 16 by default), or how many
+            candidates it keeps (HNSW; twice `k`, at least 64, by default). "FLAT" looks at everything.
 
         Raises
         ------
         GalleryError
-            For a k below one or above what the gallery can give, queries of another width or with NaN, or
-            another count of exclusions.
+            For a k below one or above what the gallery can give, an effort below one, queries of another
+            width or with NaN, or another count of exclusions.
         """
         self._check_vectors(queries, "query")
         limit = k if exclude is None else k + 1
@@ -193,19 +196,22 @@ class Gallery:
         if len(excluded) != len(queries):
             problem = f"there are {len(excluded)} exclusions for {len(queries)} queries"
             raise self._error(problem, "Give one for each query, None for nothing.")
+        if effort is not None and effort < 1:
+            raise self._error(f"an effort of {effort} finds nothing", "Use 1 or more.")
         self._load()
-        hits = [hit for part in _batches(queries) for hit in self._hits(part, limit)]
+        hits = [hit for part in _batches(queries) for hit in self._hits(part, limit, effort)]
         return self._table(hits, excluded, k)
 
-    def _hits(self, queries: Float[np.ndarray, "queries dim"], limit: int) -> list[Any]:
-        effort = {"IVF_FLAT": {"nprobe": 16}, "HNSW": {"ef": max(64, 2 * limit)}}.get(self.index, {})
+    def _hits(self, queries: Float[np.ndarray, "queries dim"], limit: int, effort: int | None) -> list[Any]:
+        cells, candidates = effort or 16, max(effort or 64, limit if effort else 2 * limit)
+        params = {"IVF_FLAT": {"nprobe": cells}, "HNSW": {"ef": candidates}}.get(self.index, {})
         with self._told():
             return self._client.search(
                 self.name,
                 data=list(np.asarray(queries, np.float32)),
                 limit=limit,
                 output_fields=["id"],
-                search_params={"metric_type": "IP", "params": effort},
+                search_params={"metric_type": "IP", "params": params},
                 timeout=PATIENCE,
             )
 

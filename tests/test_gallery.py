@@ -124,6 +124,23 @@ def test_an_index_can_be_changed_and_finds_most(tmp_path, index):
     assert 0.5 < recall <= 1
 
 
+@pytest.mark.parametrize(("index", "most"), [("IVF_FLAT", 128), ("HNSW", 1_000)])
+def test_more_effort_misses_less(tmp_path, index, most):
+    vectors = _vectors(3_000, dim=16)
+    with Gallery(tmp_path / "g.db", dim=16) as gallery:
+        gallery.add(_ids(3_000), vectors)
+        exact = gallery.search(vectors[:50], 10)
+    recalls = []
+    with Gallery(tmp_path / "g.db", index=index) as gallery:
+        for effort in (1, most):
+            found = gallery.search(vectors[:50], 10, effort=effort)
+            recalls.append(np.mean([len({*a} & {*b}) for a, b in zip(exact.ids, found.ids, strict=True)]))
+        with pytest.raises(GalleryError, match="an effort of 0 finds nothing"):
+            gallery.search(vectors[:1], 10, effort=0)
+    assert recalls[0] < recalls[1]
+    assert recalls[1] >= 9.9
+
+
 def test_two_galleries_share_a_file(tmp_path):
     first = Gallery(tmp_path / "g.db", dim=DIM, name="first")
     second = Gallery(tmp_path / "g.db", dim=4, name="second")
