@@ -480,8 +480,8 @@ def _unopened(where: str, timeout: float) -> GalleryError:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Milvus from logging what is raised as well."""
-    loggers = [logging.getLogger(name) for name in ("pymilvus", "milvus_lite")]
+    """Keep Milvus, and its server in this process, from logging what is raised or mended as well."""
+    loggers = [logging.getLogger(name) for name in ("pymilvus", "milvus_lite", "grpc._server")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL + 1)

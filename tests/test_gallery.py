@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import socket
 import subprocess
@@ -122,6 +123,14 @@ def test_an_index_can_be_changed_and_finds_most(tmp_path, index):
         assert gallery.index == index
     recall = np.mean([len({*a} & {*b}) / 10 for a, b in zip(exact.ids, found.ids, strict=True)])
     assert 0.5 < recall <= 1
+
+
+def test_milvus_logs_no_error_where_there_is_none(tmp_path, caplog):
+    for index in ("FLAT", "HNSW"):
+        with Gallery(tmp_path / "g.db", dim=DIM, index=index) as gallery:
+            gallery.add(_ids(30), _vectors(30))
+            gallery.search(_vectors(1), 1)
+    assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 @pytest.mark.parametrize(("index", "most"), [("IVF_FLAT", 128), ("HNSW", 1_000)])
