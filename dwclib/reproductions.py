@@ -177,12 +177,13 @@ One recipe per dataset and category, with the published hyper-parameters, and be
 one command (notebook 14 says what the folder must hold):
 
 ```
-python -m dwclib train data/recipes/fashioniq-dress.yml --data PATH --out runs/dress
+python -m dwclib train data/recipes/fashioniq-dress.yml --data PATH \\
+  --out runs/dress
 python -m dwclib evaluate runs/dress --publish fashioniq-dress
 ```
 
-The second command fills the row below. A cell that is empty was never run, and nothing is guessed: {done} of
-{recipes} recipes have been run so far. What is reported comes from the page of
+The second command fills the row below. Where "measured here" is empty, nobody has run the recipe: {done} of
+{recipes} recipes have been run so far, and nothing is guessed. What is reported comes from the page of
 [reported results](reported.md); the `-fast` recipes are held against the same numbers. No source that this
 book quotes reports DWC on CSS3D or CIRR.
 
@@ -190,6 +191,6 @@ book quotes reports DWC on CSS3D or CIRR.
 
 Without a network, the weights are files: `--encoder-weights FILE` for CLIP, `--cnn-weights FILE` for
 ResNet-50, and `--encoder NAME` takes any other model of open_clip. Each recall says on how many of the
-annotated queries it stands: real copies of FashionIQ lack thousands of images, and `missing: drop` in the
-recipe's `data` section leaves out the queries that need them.
+annotated queries it stands: copies of FashionIQ lack images that the shop has taken down, and `missing: drop`
+in the recipe's `data` section leaves out the queries that need them.
 """
