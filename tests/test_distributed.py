@@ -73,6 +73,32 @@ except SystemExit as leaving:
 (out / f"told by {number}.yml").write_text(repr({"wrote": len(inside), "said": said, "read": read}))
 """
 
+TALKER = """
+import sys
+from pathlib import Path
+import torch
+from dwclib import distributed
+
+out = Path(sys.argv[1])
+distributed.accelerator(out, device="cpu")
+number = distributed.number()
+mine = torch.arange(6.0).view(2, 3) + 10 * number
+mine.requires_grad_()
+rows = distributed.gather(mine)
+(rows.square().sum() / 2).backward()
+wide = distributed.gather(torch.full((1, 20_000), number, dtype=torch.float64))  # over the slow way
+flags = [distributed.any_of(number == which, torch.device("cpu")) for which in (0, 2, 7)]
+weight = torch.nn.Parameter(torch.zeros(4))
+weight.grad = torch.full((4,), float(number + 1))
+distributed.sum_gradients([weight])
+for _ in range(500):  # the processes are never in step
+    last = distributed.gather(torch.tensor([number])).tolist()
+(out / f"told by {number}.yml").write_text(repr({
+    "rows": rows.tolist(), "own": torch.equal(mine.grad, mine), "wide": wide[:, -1].tolist(),
+    "flags": flags, "sum": weight.grad.tolist(), "last": last,
+}))
+"""
+
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Run:
@@ -125,6 +151,25 @@ def _launch(folder: Path, config: Config) -> subprocess.Popen:
 def _process(launcher: subprocess.Popen, number: int) -> psutil.Process:
     children = psutil.Process(launcher.pid).children(recursive=True)
     return next(child for child in children if child.environ().get("RANK") == str(number))
+
+
+def test_three_processes_tell_each_other_everything_in_order(tmp_path: Path) -> None:
+    (tmp_path / "talker.py").write_text(TALKER)
+    done = subprocess.run(
+        [sys.executable, "-m", *TORCHRUN[:-1], "3", str(tmp_path / "talker.py"), str(tmp_path)],
+        env=_environment(), capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for number in range(3):
+        told = _told(tmp_path, number)
+        assert told["rows"] == [
+            [row + 10 * n for row in line] for n in range(3) for line in ([0, 1, 2], [3, 4, 5])
+        ]
+        assert told["own"]
+        assert told["wide"] == [0, 1, 2]
+        assert told["flags"] == [True, True, False]
+        assert told["sum"] == [6, 6, 6, 6]
+        assert told["last"] == [0, 1, 2]
 
 
 def test_two_processes_have_the_losses_of_one(whole: Run, together: Path) -> None:
