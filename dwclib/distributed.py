@@ -17,6 +17,7 @@ from __future__ import annotations
 import atexit
 import os
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -35,7 +36,9 @@ from torch.nn import functional
 from dwclib.checkpoints import checkpoints
 from dwclib.errors import ConfigError, DwcError, TrainingError
 
-WIRED = 32_768  # bytes: less goes over `_wires`, and fits into their buffers, so that no two senders wait
+# Messages of fewer bytes go over `_wires`. Each fits into the system's buffer of a connection, whose reader
+# has read all before it: so no two processes wait for each other to read.
+WIRED = 32_768 if sys.platform == "linux" else 8_000
 PATIENT = timedelta(days=7)  # of the start, in which one process may have to decode a dataset for all
 
 
@@ -286,10 +289,10 @@ def _are_neighbours() -> bool:
 
 @lru_cache(maxsize=1)
 def _wires() -> dict[int, Connection]:
-    """Connect each process of a machine to each other.
+    """Connect each process of this machine to each other: number -> connection.
 
     Batch norm sends a few numbers a hundred times a step. Gloo hands them from thread to thread, and while
-    the cores compute, a thread waits for its turn.
+    the cores compute, a thread waits for its turn: two processes were slower than one.
     """
     addresses: list[Any] = [None] * count()
     with Listener() as listener:
