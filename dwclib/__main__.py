@@ -207,6 +207,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     from dwclib.runs import open_run
 
     run = open_run(options.run_folder, device=options.device)
+    if not run.accelerator.is_main_process:
+        return
     recall = run.recall(exclude_reference=False if options.keep_reference else None)
     _print_recall(run, recall)
     if options.publish:

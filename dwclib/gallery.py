@@ -203,8 +203,8 @@ class Gallery:
         return self._table(hits, excluded, k)
 
     def _hits(self, queries: Float[np.ndarray, "queries dim"], limit: int, effort: int | None) -> list[Any]:
-        cells, candidates = effort or 16, max(effort or 64, limit if effort else 2 * limit)
-        params = {"IVF_FLAT": {"nprobe": cells}, "HNSW": {"ef": candidates}}.get(self.index, {})
+        candidates = max(limit, effort or max(64, 2 * limit))
+        params = {"IVF_FLAT": {"nprobe": effort or 16}, "HNSW": {"ef": candidates}}.get(self.index, {})
         with self._told():
             return self._client.search(
                 self.name,

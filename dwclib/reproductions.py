@@ -38,9 +38,9 @@ def expected(recipe: str) -> dict[int, float]:
     return {k: float(row[column]) for k, column in columns.items() if column in row}
 
 
-def measured(recipe: str, *, folder: Path | None = None) -> dict[str, Any] | None:
+def measured(recipe: str) -> dict[str, Any] | None:
     """Return what `keep` wrote for a recipe, None where nobody has run it yet."""
-    path = (folder or MEASURED) / f"{recipe}.json"
+    path = MEASURED / f"{recipe}.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
@@ -93,9 +93,7 @@ def is_trained_by(config: Config, recipe: str) -> bool:
     return _method(config) == _method(read_recipe(recipe))
 
 
-def keep(
-    recipe: str, run: Run, recall: Mapping[str, Mapping[int, float]], *, folder: Path | None = None
-) -> Path:
+def keep(recipe: str, run: Run, recall: Mapping[str, Mapping[int, float]]) -> Path:
     """Write a trained run's recalls, with configuration, machine and versions, as a recipe's measured result.
 
     Parameters
@@ -121,20 +119,20 @@ def keep(
     weights = {key: value for key, value in config["model"].items() if key.endswith("_weights") and value}
     config["model"] |= {key: Path(value).name for key, value in weights.items()}  # no folder of one machine
     content = {"recall": found, "standing": run.standing(), "config": config, **machine.stamp()}
-    path = (folder or MEASURED) / f"{recipe}.json"
+    path = MEASURED / f"{recipe}.json"
     with atomic(path) as target:
         target.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return path
 
 
-def reproductions(*, folder: Path | None = None) -> pd.DataFrame:
+def reproductions() -> pd.DataFrame:
     """Return a table: one row per recipe, with what is reported and what was measured."""
-    return pd.DataFrame(_row(name, folder) for name in real_recipes()).set_index("recipe")
+    return pd.DataFrame(_row(name) for name in real_recipes()).set_index("recipe")
 
 
-def reproductions_page(*, folder: Path | None = None) -> str:
+def reproductions_page() -> str:
     """Return the page of reproductions, in Markdown."""
-    table = reproductions(folder=folder).reset_index()
+    table = reproductions().reset_index()
     lines = ["| " + " | ".join(table.columns) + " |", "|" + "---|" * len(table.columns)]
     lines += ["| " + " | ".join(row) + " |" for row in table.itertuples(index=False)]
     done = int((table["measured here"] != "").sum())
@@ -148,8 +146,8 @@ def _reported(recipe: str) -> dict[str, Any]:
     return {str(column): value for column, value in row.items()}
 
 
-def _row(recipe: str, folder: Path | None) -> dict[str, str]:
-    found = measured(recipe, folder=folder)
+def _row(recipe: str) -> dict[str, str]:
+    found = measured(recipe)
     recall = list(found["recall"].values())[-1] if found else {}
     return {
         "recipe": recipe,

@@ -91,11 +91,11 @@ flags = [distributed.any_of(number == which, torch.device("cpu")) for which in (
 weight = torch.nn.Parameter(torch.zeros(4))
 weight.grad = torch.full((4,), float(number + 1))
 distributed.sum_gradients([weight])
-for _ in range(500):  # the processes are never in step
-    last = distributed.gather(torch.tensor([number])).tolist()
+turns = torch.arange(500)  # in which the processes are never in step
+steady = [distributed.gather(turn[None] + 1000 * number).tolist() for turn in turns]
 (out / f"told by {number}.yml").write_text(repr({
     "rows": rows.tolist(), "own": torch.equal(mine.grad, mine), "wide": wide[:, -1].tolist(),
-    "flags": flags, "sum": weight.grad.tolist(), "last": last,
+    "flags": flags, "sum": weight.grad.tolist(), "steady": steady,
 }))
 """
 
@@ -169,7 +169,7 @@ def test_three_processes_tell_each_other_everything_in_order(tmp_path: Path) -> 
         assert told["wide"] == [0, 1, 2]
         assert told["flags"] == [True, True, False]
         assert told["sum"] == [6, 6, 6, 6]
-        assert told["last"] == [0, 1, 2]
+        assert told["steady"] == [[turn, turn + 1000, turn + 2000] for turn in range(500)]
 
 
 def test_two_processes_have_the_losses_of_one(whole: Run, together: Path) -> None:

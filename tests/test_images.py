@@ -45,31 +45,30 @@ def test_a_finished_store_is_read_and_not_made_again(tmp_path):
     assert len(list(made.iterdir())) == 6
 
 
-def test_a_stopped_run_goes_on_where_it_was(tmp_path, monkeypatch):
+@pytest.fixture
+def made(tmp_path, monkeypatch):
+    """Stop a store of nine images, in chunks of three, on its way; return where each made image is logged."""
     monkeypatch.setattr(images, "CHUNK", 3)
     made = tmp_path / "made"
     made.mkdir()
     (tmp_path / "stop").touch()
     with pytest.raises(RuntimeError, match="power cut"):
         image_store(tmp_path / "s.npy", partial(logged, made), 9, 8, workers=1)
-    assert not (tmp_path / "s.npy").exists()
     (tmp_path / "stop").unlink()
+    return made
+
+
+def test_a_stopped_run_goes_on_where_it_was(tmp_path, made):
+    assert not (tmp_path / "s.npy").exists()
     store = image_store(tmp_path / "s.npy", partial(logged, made), 9, 8, workers=1).pictures
     assert store[:, 0, 0, 0].tolist() == list(range(9))
     first_chunk = [path for path in made.iterdir() if path.name.split("-")[0] in ("0", "1", "2")]
     assert len(first_chunk) == 3
 
 
-def test_chunks_whose_file_is_gone_are_made_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(images, "CHUNK", 3)
-    made = tmp_path / "made"
-    made.mkdir()
-    (tmp_path / "stop").touch()
-    with pytest.raises(RuntimeError, match="power cut"):
-        image_store(tmp_path / "s.npy", partial(logged, made), 9, 8, workers=1)
+def test_chunks_whose_file_is_gone_are_made_again(tmp_path, made):
     (unfinished,) = tmp_path.glob("s.*.parts/*.npy")
     unfinished.unlink()
-    (tmp_path / "stop").unlink()
     store = image_store(tmp_path / "s.npy", partial(logged, made), 9, 8, workers=1).pictures
     assert store[:, 0, 0, 0].tolist() == list(range(9))
 

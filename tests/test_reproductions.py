@@ -25,6 +25,13 @@ from dwclib.reproductions import (
 from dwclib.runs import Run
 
 
+@pytest.fixture
+def nothing_yet(tmp_path, monkeypatch):
+    """Keep what is measured in an empty folder."""
+    monkeypatch.setattr(module, "MEASURED", tmp_path / "measured")
+    return tmp_path / "measured"
+
+
 def test_every_dataset_has_a_recipe_and_a_faster_one():
     names = real_recipes()
     plain = [name for name in names if not name.endswith("-fast")]
@@ -50,20 +57,22 @@ def test_what_is_expected_is_what_is_reported():
     assert expected("cirr") == {}
 
 
-def test_what_nobody_has_run_is_empty_on_the_page(tmp_path):
-    assert measured("shoes", folder=tmp_path) is None
-    assert (reproductions(folder=tmp_path)["measured here"] == "").all()
-    assert f"0 of\n{len(real_recipes())} recipes" in reproductions_page(folder=tmp_path)
+def test_what_nobody_has_run_is_empty_on_the_page(nothing_yet):
+    assert measured("shoes") is None
+    assert (reproductions()["measured here"] == "").all()
+    assert f"0 of\n{len(real_recipes())} recipes" in reproductions_page()
 
 
-def test_a_run_of_another_configuration_is_no_result_of_a_recipe(tmp_path):
+def test_a_run_of_another_configuration_is_no_result_of_a_recipe(tmp_path, nothing_yet):
     run = Run(read_recipe("synthfashion-smoke").but(model={"streams": ["clip"]}), tmp_path, device="cpu")
     with pytest.raises(ConfigError, match="not trained by the recipe 'shoes'"):
-        keep("shoes", run, {}, folder=tmp_path)
-    assert measured("shoes", folder=tmp_path) is None
+        keep("shoes", run, {})
+    assert measured("shoes") is None
 
 
-def test_the_shell_trains_a_recipe_and_puts_its_recall_on_the_page(tmp_path, monkeypatch, capsys, own_cache):
+def test_the_shell_trains_a_recipe_and_puts_its_recall_on_the_page(
+    tmp_path, monkeypatch, capsys, own_cache, nothing_yet
+):
     small = read_recipe("synthfashion-smoke").model_dump()
     small |= {"data": {"dataset": "own", "size": 32}, "model": {"streams": ["clip"], "dim": 16}}
     small["training"] |= {"epochs": 1, "batch": 16}
@@ -72,15 +81,11 @@ def test_the_shell_trains_a_recipe_and_puts_its_recall_on_the_page(tmp_path, mon
     recipe.write_text(yaml.safe_dump(small))
     monkeypatch.setattr(config, "RECIPES", recipe.parent)
     monkeypatch.setattr(module, "RECIPES", recipe.parent)
-    monkeypatch.setattr(module, "MEASURED", tmp_path / "measured")
     datasets.write("own", tmp_path / "own", train=24, val=16)
-    run = ["--device", "cpu"]
-    assert (
-        main(["train", str(recipe), "--data", str(tmp_path / "own"), "--out", str(tmp_path / "run"), *run])
-        == 0
-    )
-    assert main(["evaluate", str(tmp_path / "run"), "--publish", "own-small", *run]) == 0
-    kept = json.loads((tmp_path / "measured" / "own-small.json").read_text())
+    own, run, cpu = str(tmp_path / "own"), str(tmp_path / "run"), ["--device", "cpu"]
+    assert main(["train", str(recipe), "--data", own, "--out", run, *cpu]) == 0
+    assert main(["evaluate", run, "--publish", "own-small", *cpu]) == 0
+    kept = json.loads((nothing_yet / "own-small.json").read_text())
     assert str(tmp_path) not in json.dumps(kept)  # no path of one machine
     assert kept["standing"] == "16 of 16 queries"
     recall = kept["recall"]["clip"]
