@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from dwclib.errors import DwcError
 
 if TYPE_CHECKING:
-    from dwclib.runs import Run
+    from dwclib.training.runs import Run
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
 
     train = _command(commands, "train", _train, "train DWC as a YAML file says, or go on where it stopped")
     train.add_argument(
-        "config", type=Path, metavar="YAML", help="keys and defaults are those of dwclib/config.py"
+        "config", type=Path, metavar="YAML", help="keys and defaults are those of dwclib/training/config.py"
     )
     train.add_argument("--out", type=Path, required=True, metavar="DIR", help="the run's folder")
     train.add_argument("--data", metavar="DIR", help="where the real dataset of the recipe lies")
@@ -121,7 +121,7 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
 
 
 def _book(options: argparse.Namespace) -> None:
-    from dwclib import book
+    from dwclib.book import execute as book
 
     chosen = book.Book(options.profile)
     if options.only or options.force:
@@ -131,19 +131,19 @@ def _book(options: argparse.Namespace) -> None:
 
 
 def _prepare(options: argparse.Namespace) -> None:
-    from dwclib import book
+    from dwclib.book import execute as book
 
     book.prepare(book.Book(options.profile), options.out)
 
 
 def _store_outputs(options: argparse.Namespace) -> None:
-    from dwclib import book
+    from dwclib.book import execute as book
 
     book.store_outputs(book.Book(options.profile), only=options.only)
 
 
 def _check(options: argparse.Namespace) -> int:
-    from dwclib import book
+    from dwclib.book import execute as book
 
     found = book.problems(book.Book(options.profile))
     print("\n".join(found) or "The notebooks are in form.")
@@ -165,7 +165,7 @@ def _experiment(options: argparse.Namespace) -> None:
 
 
 def _results(options: argparse.Namespace) -> None:
-    from dwclib import book
+    from dwclib.book import execute as book
 
     print(book.keep_results(book.Book(options.profile)))
 
@@ -178,14 +178,14 @@ def _bench(options: argparse.Namespace) -> None:
 
 
 def _synthfashion(options: argparse.Namespace) -> None:
-    from dwclib import datasets
+    from dwclib.data import datasets
 
     datasets.write(options.layout, options.out, seed=options.seed, train=options.train, val=options.val)
 
 
 def _train(options: argparse.Namespace) -> None:
-    from dwclib.config import read_config
-    from dwclib.runs import Run
+    from dwclib.training.config import read_config
+    from dwclib.training.runs import Run
 
     config = read_config(options.config)
     named = {
@@ -203,8 +203,8 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from dwclib.reproductions import keep
-    from dwclib.runs import open_run
+    from dwclib.experiments.reproductions import keep
+    from dwclib.training.runs import open_run
 
     run = open_run(options.run_folder, device=options.device)
     if not run.accelerator.is_main_process:
@@ -216,7 +216,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _check_data(options: argparse.Namespace) -> int:
-    from dwclib import datasets
+    from dwclib.data import datasets
 
     lines, good = datasets.report(options.dataset, options.root)
     print("\n".join(lines))
@@ -230,7 +230,7 @@ def _print_recall(run: Run, recall: dict[str, dict[int, float]]) -> None:
 
 
 def _pretrain(options: argparse.Namespace) -> None:
-    from dwclib import pretrain
+    from dwclib.training import pretrain
 
     run = {"clip": pretrain.pretrain_clip, "cnn": pretrain.pretrain_cnn}[options.network]
     print(run(options.folder) if options.folder else run())

@@ -25,18 +25,18 @@ import yaml
 from jaxtyping import Float16, Float32, Int
 from torch import Tensor, nn
 
-from dwclib.alternate import AlternateTraining, Batch
-from dwclib.config import Config, TrainingConfig, read_config, read_recipe
 from dwclib.data.images import ImageFolder, read_image, stored_folder
 from dwclib.encoders import ResNet
 from dwclib.errors import ConfigError
+from dwclib.experiments.machine import cores, device_name, peak_memory, stamp
 from dwclib.files import ROOT, atomic
 from dwclib.losses import contrastive_loss
-from dwclib.machine import cores, device_name, peak_memory, stamp
 from dwclib.retrieval import exact_search, rank
 from dwclib.soft_labels import soft_labels
 from dwclib.streams import DWC, ClipStream, CnnStream
-from dwclib.training import seed_everything
+from dwclib.training.alternate import AlternateTraining, Batch
+from dwclib.training.composer import seed_everything
+from dwclib.training.config import Config, TrainingConfig, read_config, read_recipe
 
 FOLDER = ROOT / "data" / "results" / "benchmarks"
 RELEASED = TrainingConfig(
@@ -786,7 +786,7 @@ def _search_row(way: str, folder: Path, rounds: int) -> dict[str, Any]:
 
 def _fill_once(path: Path, rows: Float16[np.ndarray, "count width"]) -> dict[str, float]:
     """Insert a gallery where there is none, and say how fast."""
-    from dwclib.gallery import Gallery
+    from dwclib.search.gallery import Gallery
 
     if path.exists():
         return {}
@@ -802,7 +802,7 @@ def _searcher(
     """Return what finds the positions of the 10 best images."""
     if way == "exact":
         return lambda queries: exact_search(torch.from_numpy(queries), rows, k=10)[0].numpy()
-    from dwclib.gallery import Gallery
+    from dwclib.search.gallery import Gallery
 
     gallery = Gallery(path, index=cast(Any, way))
     return lambda queries: np.where((ids := gallery.search(queries, 10).ids) == "", "-1", ids).astype(

@@ -180,11 +180,7 @@ class Inception(nn.Module):
             for layers in (
                 [layer(input_dim, 3 * eighth, 1)],
                 [layer(input_dim, 4 * eighth, 1), layer(4 * eighth, 2 * eighth, 3)],
-                [
-                    layer(input_dim, 2 * eighth, 1),
-                    layer(2 * eighth, eighth, 3),
-                    layer(eighth, 2 * eighth, 3),
-                ],
+                [layer(input_dim, 2 * eighth, 1), layer(2 * eighth, eighth, 3), layer(eighth, 2 * eighth, 3)],
                 [layer(input_dim, eighth, 1, average(3, stride=1, padding=1))],
             )
         )

@@ -177,9 +177,7 @@ class GeM(nn.Module):
         self.eps = eps
 
     def forward(
-        self,
-        features: Float[Tensor, "batch dim places"],
-        mask: Bool[Tensor, "batch places"] | None = None,
+        self, features: Float[Tensor, "batch dim places"], mask: Bool[Tensor, "batch places"] | None = None
     ) -> Float[Tensor, "batch dim"]:
         """Pool over the places (positions of a map, words of a text) where `mask` is true, or over all."""
         powers = features.float().clamp(min=self.eps).pow(self.p)  # float32: 1e-18 is zero in float16

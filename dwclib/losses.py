@@ -12,10 +12,7 @@ from torch.nn import functional
 
 
 def similarity_logits(
-    queries: Float[Tensor, "queries dim"],
-    targets: Float[Tensor, "targets dim"],
-    *,
-    temperature: float = 0.07,
+    queries: Float[Tensor, "queries dim"], targets: Float[Tensor, "targets dim"], *, temperature: float = 0.07
 ) -> Float[Tensor, "queries targets"]:
     """Return every query's cosine with every target, sharpened: ``q_i . y_j / tau``.
 

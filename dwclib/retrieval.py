@@ -19,8 +19,7 @@ from dwclib.errors import DatasetError, FeatureError
 
 
 def scores(
-    queries: Float[Tensor, "queries dim"],
-    gallery: Float[Tensor, "gallery _dim"],
+    queries: Float[Tensor, "queries dim"], gallery: Float[Tensor, "gallery _dim"]
 ) -> Float[Tensor, "queries gallery"]:
     """Score every gallery image for every query, ``q_i . y_j``: the cosine, where rows have length one.
 
@@ -218,8 +217,7 @@ def subset_ranks(
 
 
 def hits(
-    ranking: Int[Tensor, "queries k"],
-    relevant: Int[Tensor, " _queries"] | Bool[Tensor, "_queries gallery"],
+    ranking: Int[Tensor, "queries k"], relevant: Int[Tensor, " _queries"] | Bool[Tensor, "_queries gallery"]
 ) -> Bool[Tensor, "queries k"]:
     """Mark the right answers in a ranking.
 

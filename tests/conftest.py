@@ -44,7 +44,7 @@ def own_cache(tmp_path_factory):
 @pytest.fixture(scope="module")
 def written(request, tmp_path_factory, own_cache):
     """SynthFashion in the layout of a real dataset: the module's LAYOUT, in the sizes of its SMALL."""
-    from dwclib import datasets
+    from dwclib.data import datasets
 
     root = tmp_path_factory.mktemp("written") / "out"
     datasets.write(request.module.LAYOUT, root, **request.module.SMALL)

@@ -11,7 +11,7 @@ from dwclib import encoders
 from dwclib.data.synthfashion import synthfashion
 from dwclib.encoders import BOOK_CLIP, Clip, features_of
 from dwclib.errors import DatasetError, FeatureError, WeightsError
-from dwclib.pretrain import zero_shot
+from dwclib.training.pretrain import zero_shot
 
 GOLDEN_IMAGE = [3.983, -8.567, 3.202, -0.033]
 GOLDEN_TEXT = [-0.191, -0.166, 0.56, 0.634]

@@ -70,10 +70,10 @@ def test_numpys_integers_will_do():
 
 
 def test_the_code_of_a_module_is_what_it_imports():
-    names = [path.name for path in code_of("dwclib.runs")]
+    names = [path.name for path in code_of("dwclib.training.runs")]
     assert {"runs.py", "losses.py", "garments.py", "alternate.py", "__init__.py"} <= set(names)
     assert not {"plots.py", "book.py", "baselines.py", "pretrain.py"} & set(names)
-    assert len(names) == len(set(code_of("dwclib.runs")))
+    assert len(names) == len(set(code_of("dwclib.training.runs")))
     assert code_of("dwclib.combiner") == code_of("dwclib.combiner", "dwclib.editors")
 
 
@@ -104,7 +104,7 @@ def double(x):
 
 
 def test_the_meaning_of_a_module_has_no_docstring():
-    for path in code_of("dwclib.probes"):
+    for path in code_of("dwclib.experiments.probes"):
         kept = meaning_of(path)
         assert '"""' not in kept
         assert len(kept) < len(path.read_text())

@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from dwclib import plots
+from dwclib.book import plots
 from dwclib.data.garments import render
 from dwclib.data.synthfashion import synthfashion
 from dwclib.encoders import Clip, features_of

@@ -34,11 +34,7 @@ COLOUR_NAMES = {
     "brown": ("brown", "chocolate", "coffee"),
 }
 
-NOUNS = {
-    "dress": ("dress", "gown", "frock"),
-    "shirt": ("shirt", "blouse"),
-    "top": ("top", "tee"),
-}
+NOUNS = {"dress": ("dress", "gown", "frock"), "shirt": ("shirt", "blouse"), "top": ("top", "tee")}
 
 # Predicates that are true of a value, whatever the reference is.
 PREDICATES: dict[str, dict[str, tuple[str, ...]]] = {

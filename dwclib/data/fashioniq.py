@@ -169,10 +169,7 @@ def _pair(captions: list[object], where: str) -> tuple[str, ...]:
 def _count(root: Path, split: str, number: int, category: str) -> list[Count]:
     dataset = load(root, split, category=category, protocol="original")
     images, what = len(dataset.image_ids), f"{category}, {split}"
-    found = [
-        Count(f"{what}: triplets", len(dataset), TRIPLETS[split][number]),
-        count_files(dataset, what),
-    ]
+    found = [Count(f"{what}: triplets", len(dataset), TRIPLETS[split][number]), count_files(dataset, what)]
     if split == "train":
         return [*found, Count(f"{what}: images in the list", images)]
     union = len(np.union1d(dataset.references, dataset.targets))

@@ -121,10 +121,7 @@ def census(root: Path) -> list[Count]:
     found = [Count("images", len(images_of(_image_folder(root)).ids))]
     for split in SPLITS:
         dataset = load(root, split)
-        found += [
-            Count(f"{split}: triplets", len(dataset)),
-            count_files(dataset, split),
-        ]
+        found += [Count(f"{split}: triplets", len(dataset)), count_files(dataset, split)]
     return found
 
 

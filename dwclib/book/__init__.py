@@ -1,0 +1,1 @@
+"""The book as a program: execute, stage, check, pages, figures."""

@@ -1,0 +1,271 @@
+"""The figures of the book: one style, and every figure that is drawn more than once."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from IPython.display import HTML
+from jaxtyping import Bool, Float, Int, UInt8
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from dwclib.data.triplets import Triplets
+from dwclib.experiments.statistics import Comparison, Interval
+
+# Okabe and Ito's colours, told apart by colour-blind readers; each modality keeps its own through the book.
+IMAGE, TEXT, MIX = "#0072B2", "#D55E00", "#009E73"
+GREY, PAPER, INK = "#8A8F98", "#FBFAF7", "#22252A"
+Pictures = Sequence[UInt8[np.ndarray, "h w 3"]] | UInt8[np.ndarray, "n h w 3"]
+CYCLE = (IMAGE, TEXT, MIX, "#CC79A7", "#E69F00", "#56B4E9", GREY)
+
+
+def use_style() -> None:
+    """Set the book's figure style: light paper that also reads on a dark page, few lines, SVG output."""
+    from cycler import cycler
+    from matplotlib_inline.backend_inline import set_matplotlib_formats
+
+    set_matplotlib_formats("svg")
+    plt.rcParams.update(
+        {
+            "figure.figsize": (6.4, 3.2), "figure.dpi": 110, "figure.constrained_layout.use": True,
+            "figure.facecolor": PAPER, "axes.facecolor": PAPER, "savefig.facecolor": PAPER,
+            "axes.prop_cycle": cycler(color=CYCLE), "axes.spines.top": False, "axes.spines.right": False,
+            "axes.edgecolor": GREY, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK,
+            "text.color": INK, "axes.titlelocation": "left", "axes.titlesize": 11, "axes.labelsize": 10,
+            "xtick.labelsize": 9, "ytick.labelsize": 9, "font.size": 10, "legend.frameon": False,
+            "svg.hashsalt": "dwc", "svg.fonttype": "path", "image.interpolation": "nearest",
+        }
+    )  # fmt: skip
+
+
+def picture_row(
+    pictures: Pictures,
+    titles: Sequence[str] | None = None,
+    *,
+    columns: int = 6,
+    frames: Sequence[str | None] | None = None,
+    size: float = 1.15,
+) -> Figure:
+    """Draw pictures side by side, in as many rows as they need.
+
+    Parameters
+    ----------
+    pictures : square uint8 pictures.
+    titles : one short text each.
+    columns : pictures per row.
+    frames : the colour of each picture's frame, None for none.
+    size : width of a picture in inches.
+    """
+    columns = min(columns, len(pictures))
+    rows = -(-len(pictures) // columns)
+    room = 0.28 * max((title.count("\n") + 1 for title in titles), default=0) if titles else 0.05
+    figure, axes = plt.subplots(rows, columns, figsize=(size * columns, (size + room) * rows), squeeze=False)
+    for place, axis in enumerate(axes.flat):
+        axis.set_axis_off()
+        if place < len(pictures):
+            show_picture(
+                axis, pictures[place], titles[place] if titles else "", frames[place] if frames else None
+            )
+    return figure
+
+
+def show_picture(
+    axis: Axes, picture: UInt8[np.ndarray, "h w 3"], title: str = "", frame: str | None = None
+) -> None:
+    """Draw one picture into an axis, with a title above and a coloured frame around it."""
+    axis.imshow(picture, interpolation="antialiased")
+    axis.set_title(title, fontsize=8, loc="center", pad=3)
+    axis.set_axis_on()
+    axis.set(xticks=[], yticks=[])
+    for spine in axis.spines.values():
+        spine.set(visible=frame is not None, color=frame, linewidth=2.5)
+
+
+def show_queries(
+    dataset: Triplets, pictures: UInt8[np.ndarray, "images h w 3"], queries: Sequence[int]
+) -> Figure:
+    """Draw queries one below the other: reference, modification text, target."""
+    figure, axes = plt.subplots(
+        len(queries), 3, figsize=(6.4, 1.35 * len(queries)), width_ratios=(1, 2.4, 1), squeeze=False
+    )
+    for row, query in zip(axes, queries, strict=True):
+        first = query == queries[0]
+        show_picture(row[0], pictures[dataset.references[query]], "reference" if first else "")
+        show_picture(row[2], pictures[dataset.targets[query]], "target" if first else "")
+        row[1].set_axis_off()
+        said = "\n".join(f"“{_wrap(caption)}”" for caption in dataset.captions[query])
+        row[1].text(0.5, 0.5, said, ha="center", va="center", color=TEXT, fontsize=9)
+    return figure
+
+
+def show_results(
+    dataset: Triplets,
+    pictures: UInt8[np.ndarray, "images h w 3"],
+    query: int,
+    ranking: Sequence[int] | Int[np.ndarray, " k"],
+    *,
+    relevant: Bool[np.ndarray, " gallery"] | None = None,
+    title: str = "",
+) -> Figure:
+    """Draw what a search found: the reference, then the first answers; the target and relevant ones framed.
+
+    Parameters
+    ----------
+    dataset, pictures, query : which query.
+    ranking : gallery positions, best first.
+    relevant : which gallery images are right; those that are not the target get a thinner kind of praise.
+    title : the takeaway; the modification text stands below it.
+    """
+    images = dataset.gallery[np.asarray(ranking)]
+    target = dataset.targets[query]
+    frames = [
+        MIX if image == target else "#E69F00" if relevant is not None and relevant[place] else None
+        for image, place in zip(images, ranking, strict=True)
+    ]
+    shown = [pictures[dataset.references[query]], *pictures[images]]
+    titles = ["reference", *(f"{rank}" for rank in range(1, len(images) + 1))]
+    figure = picture_row(shown, titles, columns=len(shown), frames=[IMAGE, *frames], size=6.4 / len(shown))
+    text = _wrap(dataset.texts()[query], 90)
+    figure.suptitle(f"{title}\n“{text}”" if title else f"“{text}”", x=0.01, ha="left", fontsize=10)
+    figure.set_figheight(figure.get_figheight() + 0.35 + 0.18 * text.count("\n"))
+    return figure
+
+
+def leaderboard(
+    results: Mapping[str, Interval], *, title: str, xlabel: str = "Recall@10 (%)", best: str | None = None
+) -> Figure:
+    """Draw one method a row: its mean as a dot, its 95 % interval as a line, its numbers beside it."""
+    figure, axis = plt.subplots(figsize=(6.4, 0.42 * len(results) + 1.0))
+    for row, (name, found) in enumerate(results.items()):
+        colour = MIX if name == best else INK
+        axis.plot([found.low, found.high], [row, row], color=colour, linewidth=2, solid_capstyle="round")
+        axis.plot(found.mean, row, "o", color=colour, markersize=6)
+        axis.annotate(
+            f"{found.mean:.1f}", (found.high, row), xytext=(7, 0), textcoords="offset points", va="center",
+            fontsize=9, color=colour,
+        )  # fmt: skip
+    axis.set_yticks(range(len(results)), list(results))
+    axis.invert_yaxis()
+    axis.margins(x=0.12)
+    axis.set(title=title, xlabel=xlabel)
+    axis.grid(axis="x", alpha=0.25)
+    return figure
+
+
+VERDICTS = {"supported": MIX, "not supported": TEXT, "not detectable": GREY}
+
+
+def forest(
+    rows: Mapping[str, Comparison], *, title: str, xlabel: str, axis: Axes | None = None, names: bool = True
+) -> Axes:
+    """Draw differences one a row around a line at zero, coloured by verdict.
+
+    Parameters
+    ----------
+    rows : by name.
+    title, xlabel : the takeaway, and what a difference means.
+    axis : where to draw; a figure of its own by default.
+    names : write the names at the left.
+    """
+    axis = axis or plt.subplots(figsize=(6.4, 0.3 * len(rows) + 1.0))[1]
+    for place, (interval, _, said) in enumerate(rows.values()):
+        colour = VERDICTS[said]
+        axis.plot([interval.low, interval.high], [place, place], color=colour, linewidth=2)
+        axis.plot(interval.mean, place, "o", color=colour, markersize=5)
+    axis.axvline(0, color=INK, linewidth=0.8)
+    axis.set_yticks(range(len(rows)), list(rows) if names else [""] * len(rows))
+    axis.set_ylim(len(rows) - 0.5, -0.5)
+    axis.grid(axis="x", alpha=0.25)
+    axis.set(title=title, xlabel=xlabel)
+    return axis
+
+
+def heat_maps(
+    matrices: Mapping[str, Float[np.ndarray, "rows columns"]], *, title: str, label: str = "", **kwargs: Any
+) -> Figure:
+    """Draw matrices of the same meaning side by side on one colour scale.
+
+    Parameters
+    ----------
+    matrices : title -> matrix.
+    title : the takeaway.
+    label : what the colour means.
+    **kwargs : for `matplotlib.axes.Axes.imshow`.
+    """
+    width = 6.4 / len(matrices)
+    figure, axes = plt.subplots(1, len(matrices), figsize=(6.4, width + 0.75), squeeze=False)
+    top = max(float(matrix.max()) for matrix in matrices.values())
+    for axis, (name, matrix) in zip(axes[0], matrices.items(), strict=True):
+        drawn = axis.imshow(matrix, **{"cmap": "cividis", "vmin": 0, "vmax": top, **kwargs})
+        axis.set(xticks=[], yticks=[])
+        axis.set_title(name, fontsize=9)
+    figure.colorbar(drawn, ax=axes[0], shrink=0.75, label=label, pad=0.02)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+    return figure
+
+
+def slider(figures: Iterable[Figure], *, alt: str, label: str, start: int = 0, dpi: int = 90) -> HTML:
+    """Show one of several figures, chosen by dragging; it works on a page without a kernel, too.
+
+    Parameters
+    ----------
+    figures : of one size; each is closed before the next is made.
+    alt : what the pictures show, for readers who do not see them.
+    label : what is dragged.
+    start : which one to show first.
+    dpi : of the pictures.
+    """
+    frames = [_as_png(figure, dpi) for figure in figures]
+    swap = "this.closest('div').querySelector('img').src = JSON.parse(this.dataset.frames)[this.value]"
+    return HTML(
+        f'<div><img src="{frames[start]}" alt="{escape(alt)}" style="max-width: 100%"><br>'
+        f'<label>{escape(label)} <input type="range" min="0" max="{len(frames) - 1}" value="{start}" '
+        f'style="width: 70%" data-frames="{escape(json.dumps(frames))}" oninput="{swap}"></label></div>'
+    )
+
+
+def _as_png(figure: Figure, dpi: int) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi)
+    plt.close(figure)
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def curve(
+    axis: Axes,
+    x: Sequence[float] | Sequence[int] | Float[np.ndarray, " points"],
+    points: Sequence[Interval],
+    *,
+    color: str | Sequence[float] = INK,
+    label: str = "",
+    linestyle: str = "-",
+) -> None:
+    """Draw means as a line and their 95 % intervals as a band; a label stands at the line's last point.
+
+    Parameters
+    ----------
+    axis : where to draw.
+    x : one position per point.
+    points : one interval per position.
+    color, linestyle : of the line.
+    label : what the line is, written beside it.
+    """
+    mean, low, high = np.array(points).T  # (points, 3) -> three times (points,)
+    axis.fill_between(x, low, high, color=color, alpha=0.18, linewidth=0)
+    axis.plot(x, mean, color=color, linewidth=1.8, linestyle=linestyle)
+    axis.annotate(
+        label, (x[-1], mean[-1]), xytext=(5, 0), textcoords="offset points", color=color, va="center"
+    )
+
+
+def _wrap(text: str, width: int = 46) -> str:
+    import textwrap
+
+    return "\n".join(textwrap.wrap(text, width))

@@ -1,0 +1,234 @@
+"""All datasets by name: what a configuration's `data` section means (notebooks 09 and 14)."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import replace
+from functools import lru_cache
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, field_validator
+
+from dwclib.data.synthfashion import Dials, synthfashion
+from dwclib.errors import ConfigError
+
+if TYPE_CHECKING:
+    from dwclib.data.photos import Count, PhotoTriplets
+
+# Each is a module of dwclib.data with `load`, `census`, `write` and `SPLITS`. They are named here, not
+# imported, so that a run on one dataset does not depend on the code of another's loader.
+LOADERS = ("fashioniq", "shoes", "fashion200k", "css3d", "cirr", "own")
+
+
+class Section(BaseModel):
+    """A part of a configuration: no key beside its own, no value of another type."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class DataConfig(Section):
+    """Which triplets.
+
+    Attributes
+    ----------
+    dataset : "synthfashion", the embedded one.
+    train_images, train_queries, val_images, val_queries : how many to draw.
+    size : width and height of the pictures in pixels.
+    seed : of the world.
+    dials : fields of `dwclib.data.synthfashion.Dials` that differ from their default.
+    train_dials : likewise, for the training split alone: noise there, and clean queries to measure with.
+    captions : how the annotators' captions become one text: "joined", ``c1 and c2``; or "marked", the
+        released code's literal ``<BOS> c1 <AND> c2 <EOS>``, which CLIP's tokenizer reads as words too; or
+        "with target", ``c1 and c2 and get <the target's own caption>``, its choice for Fashion200K.
+    """
+
+    dataset: Literal["synthfashion"] = "synthfashion"
+    train_images: PositiveInt = 8_000
+    train_queries: PositiveInt = 12_000
+    val_images: PositiveInt = 2_000
+    val_queries: PositiveInt = 2_000
+    size: PositiveInt = 64
+    seed: NonNegativeInt = 0
+    dials: dict[str, Any] = {}
+    train_dials: dict[str, Any] = {}
+    captions: Literal["joined", "marked", "with target"] = "joined"
+
+    @field_validator("dials", "train_dials")
+    @classmethod
+    def _are_dials(cls, values: dict[str, Any]) -> dict[str, Any]:
+        dials_from(values)
+        return values
+
+
+class PhotoConfig(Section):
+    """Which triplets of a real dataset.
+
+    Attributes
+    ----------
+    dataset : the name of its loader in `LOADERS`.
+    root : the folder in which it lies; the command line's ``--data``.
+    options : the loader's own, such as FashionIQ's ``category`` and ``protocol``; of both splits, and
+    train_options, val_options : of one of them alone.
+    size : width and height in pixels to which the images are brought.
+    missing : "refuse" where images are missing, or "drop" the triplets that need them. Every recall then says
+        on how many queries it stands.
+    captions : as in `DataConfig`, but for "with target", which only Fashion200K's loader has.
+    """
+
+    dataset: Literal["fashioniq", "shoes", "fashion200k", "css3d", "cirr", "own"]
+    root: str | None = None
+    options: dict[str, Any] = {}
+    train_options: dict[str, Any] = {}
+    val_options: dict[str, Any] = {}
+    size: PositiveInt = 224
+    missing: Literal["refuse", "drop"] = "refuse"
+    captions: Literal["joined", "marked"] = "joined"
+
+
+def dials_from(values: dict[str, Any]) -> Dials:
+    """Make dials of the values that YAML and JSON give, in which a range is a list.
+
+    Raises
+    ------
+    ValueError
+        For an unknown dial, or one that cannot be set so.
+    """
+    if unknown := set(values) - set(Dials.__dataclass_fields__):
+        raise ValueError(f"There is no dial {sorted(unknown)[0]!r}")
+    turned: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+    return Dials(**turned)
+
+
+def load_data(data: DataConfig | PhotoConfig) -> tuple[Any, Any]:
+    """Return the split to train on and the split to evaluate on, with their pictures.
+
+    Raises
+    ------
+    ConfigError
+        When no folder is named, or the loader does not know an option.
+    DatasetError
+        When the dataset is damaged, or images are missing and may not be dropped.
+    """
+    return _load_data(data.dataset, data.model_dump_json())
+
+
+def load(name: str, root: Path | str, split: str, **options: Any) -> PhotoTriplets:
+    """Load a split of a real dataset in its published layout.
+
+    Parameters
+    ----------
+    name : one of `LOADERS`.
+    root : the folder in which it lies.
+    split : one of the dataset's.
+    **options : its loader's own.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown dataset or option, or a folder that is not there.
+    DatasetError
+        For damaged annotations.
+    """
+    module, root = _module(name), _folder(name, root)
+    known = [
+        option for option in inspect.signature(module.load).parameters if option not in ("root", "split")
+    ]
+    if unknown := sorted(set(options) - set(known)):
+        raise ConfigError(
+            f"there is no option {unknown[0]!r}", where=name, remedy=f"Use {', '.join(known) or 'none'}."
+        )
+    return module.load(root, split, **options)
+
+
+def splits(name: str) -> tuple[str, str]:
+    """Return the names of a dataset's split to train on and of the one to evaluate on."""
+    return _module(name).SPLITS
+
+
+def census(name: str, root: Path | str) -> list[Count]:
+    """Count what is there of a dataset, beside what should be there."""
+    return _module(name).census(_folder(name, root))
+
+
+def report(name: str, root: Path | str) -> tuple[list[str], bool]:
+    """Return a dataset's census in lines to print, the last of them a verdict, and whether it is good."""
+    counts = census(name, root)
+    lines = [f"{'':44} {'found':>8} {'expected':>10}"]
+    for count in counts:
+        expected = "" if count.expected is None else f"{count.expected:,}"
+        sign = "  differs" if count.differs else ""
+        lines.append(f"{count.what:44} {count.found:8,} {expected:>10}{sign}")
+    differing = sum(count.differs for count in counts)
+    compared = sum(count.expected is not None for count in counts)
+    verdict = f"{differing} of {compared} counts differ from what is expected"
+    return [*lines, f"{name}: {verdict}."], not differing
+
+
+def write(name: str, out: Path, **options: Any) -> None:
+    """Write SynthFashion in the layout of a real dataset, for other people's code and for tests.
+
+    Parameters
+    ----------
+    name : one of `LOADERS`.
+    out : a folder to make; must not exist.
+    **options : seed, train, val (images of each), and the writer's own.
+    """
+    if out.exists():
+        raise ConfigError("the folder is there already", where=out, remedy="Name a new one or remove it.")
+    _module(name).write(out, **options)
+
+
+def _folder(name: str, root: Path | str) -> Path:
+    root = Path(root)
+    if not root.is_dir():
+        raise ConfigError("there is no such folder", where=root, remedy=f"Name the one that holds {name}.")
+    return root
+
+
+def _module(name: str) -> Any:
+    if name not in LOADERS:
+        raise ConfigError(
+            f"there is no dataset {name!r}", where="dataset", remedy=f"Use one of {', '.join(LOADERS)}."
+        )
+    return import_module(f"dwclib.data.{name}")
+
+
+@lru_cache(maxsize=2)
+def _load_data(dataset: str, described: str) -> tuple[Any, Any]:
+    if dataset == "synthfashion":
+        return _synthfashion(DataConfig.model_validate_json(described))
+    return _photos(PhotoConfig.model_validate_json(described))
+
+
+def _synthfashion(data: DataConfig) -> tuple[Any, Any]:
+    world: dict[str, Any] = {"seed": data.seed, "size": data.size}
+    sizes = {
+        "train": (data.train_images, data.train_queries, data.dials | data.train_dials),
+        "val": (data.val_images, data.val_queries, data.dials),
+    }
+    train, evaluation = (
+        synthfashion(split, images=images, queries=queries, dials=dials_from(dials), **world)
+        for split, (images, queries, dials) in sizes.items()
+    )
+    return train, evaluation
+
+
+def _photos(data: PhotoConfig) -> tuple[PhotoTriplets, PhotoTriplets]:
+    if data.root is None:
+        raise ConfigError(
+            "it does not say where the dataset lies",
+            where="data.root",
+            remedy=f"Add --data PATH, the folder that holds {data.dataset}.",
+        )
+    found = []
+    own = (data.train_options, data.val_options)
+    for split, options in zip(splits(data.dataset), own, strict=True):
+        dataset = load(data.dataset, data.root, split, **{**data.options, **options})
+        dataset = replace(dataset, size=data.size)
+        dataset = dataset.complete() if data.missing == "drop" else dataset
+        dataset.check_complete()
+        found.append(dataset)
+    train, evaluation = found
+    return train, evaluation

@@ -1,0 +1,12 @@
+"""Experiments: grids of runs, the rows that are kept of them, and what they allow us to say (notebook 11)."""
+
+from dwclib import lazy
+
+__getattr__ = lazy(
+    __name__,
+    grid="GRIDS Cell Grid read_grid",
+    rows="query_groups compute_row code_print pack unpack",
+    statistics="MARGIN Interval Gain Comparison mean_interval crossed_interval gain_of mean_gain compare "
+    "holm detectable verdict",
+    store="FOLDER Results Verified load run verify",
+)

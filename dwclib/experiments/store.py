@@ -1,0 +1,380 @@
+"""The store of rows: each run of a grid becomes a row, computed once (notebook 11).
+
+Rows stand in ``data/results/<name>/<profile>.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from tqdm.auto import tqdm
+
+from dwclib.errors import ConfigError, ResultsError
+from dwclib.experiments.cluster import compute
+from dwclib.experiments.grid import Cell, Grid
+from dwclib.experiments.rows import Groups, Row, code_print, query_groups, unpack
+from dwclib.experiments.statistics import Gain, Interval, crossed_interval, gain_of
+from dwclib.files import ROOT, atomic, cache_folder, fingerprint
+from dwclib.training.config import parse_config
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from dwclib.data.synthfashion import SynthFashion
+
+FOLDER = ROOT / "data" / "results"
+FORMAT = 1
+MEASURED = ("ranks", "metrics", "validation", "weights", "probes", "gaps")  # what of a row is a result
+
+
+def run(
+    grid: Grid,
+    *,
+    jobs: int = -1,
+    minutes: float = math.inf,
+    folder: Path = FOLDER,
+    device: str | None = None,
+    scheduler: str | None = None,
+    progress: bool = True,
+) -> Results:
+    """Compute the rows that are missing or stale, keep each as soon as it is there, and return all.
+
+    Parameters
+    ----------
+    grid : what to run.
+    jobs : processes that work at a time, -1 for one per core. On a CPU each run has one thread, so that a row
+        does not depend on how many run beside it; on a GPU one process runs them all.
+    minutes : after which no further run is begun; the next call goes on.
+    folder : of the results.
+    device : "cpu" or "cuda"; a GPU where there is one, by default.
+    scheduler : of a Dask cluster whose workers compute the rows, such as "tcp://10.0.0.1:8786"; this process
+        writes them. Each worker has one thread (``dask worker ADDRESS --nthreads 1``) and the same dwclib.
+        The row of a worker that dies is computed by another.
+    progress : show a bar.
+
+    Raises
+    ------
+    ConfigError
+        When the scheduler does not answer, or a worker is not such a one.
+    ResultsError
+        When another process computes this grid, its file is damaged or of another version, the cluster is
+        lost, or rows are still missing when the time is up.
+    """
+    path, end = _path_of(grid, folder), time.monotonic() + 60 * minutes
+    with _alone(path):
+        rows = _read_rows(path)
+        waiting = [cell for cell in grid.cells() if not _is_fresh(rows.get(cell.key), cell, grid)]
+        computed = compute(waiting, grid, jobs=jobs, device=device, scheduler=scheduler, end=end)
+        with closing(computed) as finished:
+            for row in tqdm(finished, total=len(waiting), disable=not progress, desc=grid.name, unit="run"):
+                rows[_key_of(row)] = row
+                _write_rows(path, grid, rows)
+    return load(grid, folder=folder)
+
+
+class Verified(NamedTuple):
+    """How many stale rows were computed anew and found equal, of how many that are fresh now."""
+
+    checked: int
+    of: int
+
+
+def verify(
+    grid: Grid,
+    *,
+    sample: int,
+    seed: int = 0,
+    jobs: int = -1,
+    folder: Path = FOLDER,
+    scheduler: str | None = None,
+    progress: bool = True,
+) -> Verified:
+    """Keep the rows that are stale only because code changed, if a sample by today's code equals them.
+
+    It is for a change of code that is meant to leave all numbers as they are. Of the rows that a CPU computed
+    with the configuration and the versions of today, some are computed anew. Where all of these are equal to
+    the last bit, they replace the old ones, and the rest takes today's fingerprint and notes under "verified"
+    which code computed it, and how many of how many rows were checked. All other rows (missing, of a GPU, of
+    another torch) stay as they are.
+
+    What this shows is equality of the sample. A change that reaches only rows outside of it would slip
+    through; hence every variant and setting is drawn once before any is drawn twice, probed variants first.
+
+    Parameters
+    ----------
+    grid : whose rows.
+    sample : how many rows to compute anew.
+    seed : of the draw.
+    jobs, folder, scheduler, progress : as `run` takes them.
+
+    Raises
+    ------
+    ResultsError
+        When a row is not equal, and nothing is kept; or for what `run` raises it.
+    ConfigError
+        For a sample of no row, or for what `run` raises it.
+    """
+    if sample < 1:
+        raise ConfigError(f"a sample of {sample} rows shows nothing", where="verify", remedy="Use 1 or more.")
+    path = _path_of(grid, folder)
+    with _alone(path):
+        rows = _read_rows(path)
+        stale = [cell for cell in grid.cells() if _is_stale_by_code(rows.get(cell.key), cell, grid)]
+        drawn = _draw(stale, rows, grid, sample=sample, seed=seed)
+        computed = compute(drawn, grid, jobs=jobs, device="cpu", scheduler=scheduler)
+        with closing(computed) as finished:
+            bar = tqdm(finished, total=len(drawn), disable=not progress, desc=grid.name, unit="run")
+            fresh = {_key_of(row): row for row in bar}
+        _check_equal(rows, fresh, grid, path)
+        found = Verified(len(drawn), len(stale))
+        kept = {cell.key: _stamped(rows[cell.key], cell, grid, found) for cell in stale}
+        if stale:
+            _write_rows(path, grid, rows | kept | fresh)
+    return found
+
+
+def load(grid: Grid, *, folder: Path = FOLDER) -> Results:
+    """Read a grid's rows from the store; a warning says so when the code has changed since.
+
+    Raises
+    ------
+    ResultsError
+        When rows are missing, or the file is damaged or of another version.
+    """
+    path = _path_of(grid, folder)
+    rows, cells = _read_rows(path), grid.cells()
+    missing = [cell for cell in cells if not _is_of(rows.get(cell.key), cell)]
+    if missing:
+        first = missing[0]
+        raise ResultsError(
+            f"{len(missing)} of {len(cells)} rows are missing, the first is {first.variant!r} in "
+            f"{first.setting!r} from seed {first.seed}",
+            where=path,
+            remedy=f"Compute them: python -m dwclib experiment {grid.name} --profile {grid.profile}.",
+        )
+    found = Results(grid, [rows[cell.key] for cell in cells])
+    if found.stale:
+        warnings.warn(
+            f"{path}: {len(found.stale)} of {len(cells)} rows are from before the code changed. "
+            f"Compute them anew: python -m dwclib experiment {grid.name} --profile {grid.profile}.",
+            stacklevel=2,
+        )
+    return found
+
+
+class Results:
+    """The rows of a grid, one per cell, in the order of its cells.
+
+    Attributes
+    ----------
+    grid : what was run.
+    rows : per run its variant, setting, seed, configuration, metrics, seconds, device, versions and the
+        fingerprint of its code; and packed, the rank of every query's target.
+    """
+
+    def __init__(self, grid: Grid, rows: list[dict[str, Any]]) -> None:
+        self.grid, self.rows = grid, rows
+        self._by_key = {_key_of(row): row for row in rows}
+
+    @cached_property
+    def stale(self) -> list[dict[str, Any]]:
+        """The rows that other code than today's has computed."""
+        return [row for row in self.rows if row["code"] != code_print(row["variant"] in self.grid.probed)]
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """Recall@K in per cent: one row per run, stream and group of queries."""
+        import pandas as pd
+
+        return pd.DataFrame(
+            {"variant": row["variant"], "setting": row["setting"], "seed": row["seed"], "stream": stream,
+             "group": group, **recalls}
+            for row in self.rows
+            for stream, groups in row["metrics"].items()
+            for group, recalls in groups.items()
+        )  # fmt: skip
+
+    @cached_property
+    def dataset(self) -> SynthFashion:
+        """The queries that all rows were measured on, those of the first setting."""
+        from dwclib.data.datasets import load_data
+
+        return load_data(self.grid.cells()[0].config.data)[1]
+
+    @cached_property
+    def groups(self) -> Groups:
+        """The groups of queries, as `query_groups` makes them."""
+        return query_groups(self.dataset)
+
+    def row(self, variant: str, setting: str, seed: int) -> dict[str, Any]:
+        """Return one run's row."""
+        self.grid.only(variants=[variant], settings=[setting])
+        return self._by_key[variant, setting, seed]
+
+    def runs_of(self, variant: str, setting: str = "") -> list[dict[str, Any]]:
+        """Return a variant's rows, one per seed, in a setting; in the first by default."""
+        setting = setting or next(iter(self.grid.settings))
+        return [self.row(variant, setting, seed) for seed in range(self.grid.seeds)]
+
+    def hits(
+        self, variant: str, setting: str = "", *, stream: str = "clip", k: int = 10, group: str = "all"
+    ) -> Float[np.ndarray, "seeds members"]:
+        """Return 100 where a run finds a query's target among the first `k`, and 0 elsewhere."""
+        members = self.groups[group]
+        ranks = np.stack([unpack(row["ranks"][stream]) for row in self.runs_of(variant, setting)])
+        return 100.0 * (ranks[:, members] <= k)
+
+    def recall(
+        self, variant: str, setting: str = "", *, stream: str = "clip", k: int = 10, group: str = "all"
+    ) -> Interval:
+        """Return the mean Recall@K over seeds, in per cent, with its 95 % interval."""
+        return crossed_interval(self.hits(variant, setting, stream=stream, k=k, group=group))
+
+    def gain(
+        self,
+        variant: str,
+        over: str,
+        setting: str = "",
+        *,
+        over_setting: str | None = None,
+        stream: str = "clip",
+        k: int = 10,
+        group: str = "all",
+    ) -> Gain:
+        """Return by how many points of Recall@K a variant is ahead of another, paired by seed and query.
+
+        Parameters
+        ----------
+        variant, over : the two.
+        setting, over_setting : in which setting of the dials each; the first, and the same, by default.
+        stream : "clip", "cnn" or "both".
+        k, group : of the recall.
+        """
+        second = setting if over_setting is None else over_setting
+        options = {"stream": stream, "k": k, "group": group}
+        return gain_of(
+            self.hits(variant, setting, **options) - self.hits(over, second, **options)  # type: ignore[arg-type]
+        )
+
+    def best(self, variants: Sequence[str], *, stream: str = "clip", setting: str = "") -> str:
+        """Return which variant has the best mean R@10 on validation queries; the evaluation is not asked."""
+        return max(
+            variants, key=lambda v: np.mean([row["validation"][stream] for row in self.runs_of(v, setting)])
+        )
+
+
+def _path_of(grid: Grid, folder: Path) -> Path:
+    return folder / grid.name / f"{grid.profile}.json"
+
+
+def _key_of(row: Mapping[str, Any]) -> tuple[str, str, int]:
+    return row["variant"], row["setting"], row["seed"]
+
+
+def _is_of(row: Mapping[str, Any] | None, cell: Cell) -> bool:
+    try:
+        return row is not None and parse_config(row["config"], "row") == cell.config
+    except ConfigError:  # of another version of the book
+        return False
+
+
+def _is_fresh(row: Mapping[str, Any] | None, cell: Cell, grid: Grid) -> bool:
+    return row is not None and _is_of(row, cell) and row["code"] == code_print(cell.variant in grid.probed)
+
+
+def _is_stale_by_code(row: Row | None, cell: Cell, grid: Grid) -> bool:
+    from dwclib.experiments import machine
+
+    if row is None or not _is_of(row, cell) or _is_fresh(row, cell, grid):
+        return False
+    return row["device"].startswith("CPU") and row["versions"] == machine.stamp("cpu")["versions"]
+
+
+def _draw(
+    cells: Sequence[Cell], rows: Mapping[Any, Row], grid: Grid, *, sample: int, seed: int
+) -> list[Cell]:
+    """Draw cells: each variant, setting and old code comes once before any comes twice, probed ones first."""
+    turns: Counter[tuple[str, str, str]] = Counter()
+    order = []
+    for number in np.random.default_rng(seed).permutation(len(cells)):
+        cell = cells[number]
+        kind = cell.variant, cell.setting, rows[cell.key]["code"]
+        order.append((turns[kind], cell.variant not in grid.probed, cell))
+        turns[kind] += 1
+    return [cell for *_, cell in sorted(order, key=lambda entry: entry[:2])[:sample]]
+
+
+def _check_equal(rows: Mapping[Any, Row], fresh: Mapping[Any, Row], grid: Grid, path: Path) -> None:
+    def measured(row: Row) -> str:
+        return json.dumps({name: row.get(name) for name in MEASURED}, sort_keys=True)
+
+    different = [key for key in sorted(fresh) if measured(fresh[key]) != measured(rows[key])]
+    if different:
+        variant, setting, seed = different[0]
+        raise ResultsError(
+            f"{len(different)} of {len(fresh)} rows that were computed anew differ from the stored ones, the "
+            f"first is {variant!r} in {setting!r} from seed {seed}; nothing was changed",
+            where=path,
+            remedy=f"Compute all anew: python -m dwclib experiment {grid.name} --profile {grid.profile}.",
+        )
+
+
+def _stamped(row: Row, cell: Cell, grid: Grid, found: Verified) -> Row:
+    """Return a row as fresh, with a note of what that rests on; the code that computed it stays known."""
+    from dwclib.experiments import machine
+
+    first = row.get("verified", {}).get("computed_by", row["code"])
+    note = {"computed_by": first, **found._asdict(), "date": machine.stamp("cpu")["date"]}
+    return {**row, "code": code_print(cell.variant in grid.probed), "verified": note}
+
+
+def _read_rows(path: Path) -> dict[tuple[str, str, int], Row]:
+    if not path.exists():
+        return {}
+    remedy = "Bring the file back (git checkout), or remove it and compute the rows anew."
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        version, rows = content["format"], {_key_of(row): row for row in content["rows"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ResultsError(f"the results are damaged ({error})", where=path, remedy=remedy) from error
+    if version != FORMAT:
+        raise ResultsError(
+            f"the results are of format {version}, this is format {FORMAT}", where=path, remedy=remedy
+        )
+    return rows
+
+
+def _write_rows(path: Path, grid: Grid, rows: Mapping[Any, Mapping[str, Any]]) -> None:
+    """Write all rows, a line each; a reader sees the old file or the new one."""
+    head = json.dumps({"format": FORMAT, "grid": grid.name, "profile": grid.profile})[:-1]
+    lines = ",\n".join(json.dumps(rows[key], ensure_ascii=False) for key in sorted(rows))
+    with atomic(path) as target:
+        target.write_text(f'{head}, "rows": [\n{lines}\n]}}\n', encoding="utf-8")
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(cache_folder("experiments") / f"{fingerprint(str(path.absolute()))}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ResultsError(
+            "another process computes these rows", where=path, remedy="Wait for it; no row is lost."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,1 @@
+"""A gallery that is searched: Milvus (notebook 15)."""

@@ -1,0 +1,192 @@
+"""What a training run is made of: data, model and training, from one YAML file or from Python (notebook 09).
+
+Every switch at which the released code departs from the paper's claim is a field here; its default is the
+claim.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    Discriminator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Tag,
+    ValidationError,
+)
+
+from dwclib.data.datasets import DataConfig, PhotoConfig, Section
+from dwclib.editors import Edited
+from dwclib.errors import ConfigError
+from dwclib.files import ROOT
+
+RECIPES = ROOT / "data" / "recipes"
+
+
+class ModelConfig(Section):
+    """Which streams, of which parts.
+
+    Attributes
+    ----------
+    streams : "clip", "cnn" or both.
+    dim : D, the embedding width of both streams.
+    dropout : dropout probability throughout.
+    clip, clip_weights : as `dwclib.encoders.Clip` takes them; "book" is the one that comes with the book.
+    cnn, cnn_weights : as `dwclib.encoders.ResNet` takes them, likewise.
+    word_dim : width of a word's embedding.
+    word_temperature, position_temperature : of the attention.
+    mask_padding : whether padded words are kept out of attention and pooling (released code: no).
+    editors : which modalities have an editor: "both", "image", "text" or "none" (ablations).
+    modality_weight : "scalar", one learned weight a query; "vector", one a feature; or a number from 0 to 1
+        for all queries (ablations).
+    """
+
+    streams: list[Literal["clip", "cnn"]] = Field(default=["clip", "cnn"], min_length=1)
+    dim: PositiveInt = Field(default=1024, multiple_of=8)
+    dropout: float = Field(default=0.5, ge=0, lt=1)
+    clip: str = "book"
+    clip_weights: str | None = None
+    cnn: str = "book"
+    cnn_weights: str | None = None
+    word_dim: PositiveInt = 512
+    word_temperature: PositiveFloat = 7.0
+    position_temperature: PositiveFloat = 4.0
+    mask_padding: bool = True
+    editors: Edited = "both"
+    modality_weight: Literal["scalar", "vector"] | Annotated[float, Field(ge=0, le=1)] = "scalar"
+
+
+class TrainingConfig(Section):
+    """How to train.
+
+    Attributes
+    ----------
+    epochs, batch : an incomplete last batch is left out.
+    learning_rate, cnn_learning_rate : of the two Adam optimisers; None gives the CNN stream the same.
+    weight_decay, clip_norm : of both; gradients are scaled down to a norm of `clip_norm`.
+    decay : "constant" learning rates, or "cosine" to zero.
+    alpha, temperature : of soft labels and contrastive loss.
+    mutual_weight, mutual_scale : weight of the mutual enhancement loss, 0 for none; scale of its cosines.
+    order : "alternate", each stream learns from the other as it is after its last step; or "simultaneous",
+        both learn from the other as it was before the step.
+    teacher_target : whether the teacher embeds the "target", or the "reference" in its place (released code).
+    teacher_mode : "eval", or "train": with dropout, and batch norm's statistics updated (released code).
+    share_maps : the CNN stream, as a teacher, takes over the feature maps and their edits that it computes
+        anyway as a student; False runs ResNet and editors once more, in the teacher's mode (released code).
+    detach_labels : keep the gradient out of the soft labels (released code: no).
+    select_on : which queries choose the checkpoint: "validation", held out of the training split, or
+        "evaluation", the very queries that are reported (released code).
+    validation_share : share of the garments whose queries are held out.
+    flip : mirror pictures at random.
+    precision : "float32", "bf16", "fp16", or "auto": bf16 on a GPU, float32 elsewhere.
+    shared_scaler : one gradient scaler for both optimisers (released code), where fp16 needs one.
+    log_every, checkpoint_every : steps; a checkpoint is written after every epoch too.
+    workers : processes that read pictures ahead.
+    seed : of weights, order, flips and dropout.
+    """
+
+    epochs: PositiveInt = 200
+    batch: int = Field(default=32, ge=2)
+    learning_rate: PositiveFloat = 1e-4
+    cnn_learning_rate: PositiveFloat | None = None
+    weight_decay: NonNegativeFloat = 1e-6
+    clip_norm: PositiveFloat = 5.0
+    decay: Literal["constant", "cosine"] = "constant"
+    alpha: float = Field(default=0.2, ge=0, le=1)
+    temperature: PositiveFloat = 0.07
+    mutual_weight: NonNegativeFloat = 1.0
+    mutual_scale: PositiveFloat = 10.0
+    order: Literal["alternate", "simultaneous"] = "alternate"
+    teacher_target: Literal["target", "reference"] = "target"
+    teacher_mode: Literal["eval", "train"] = "eval"
+    share_maps: bool = True
+    detach_labels: bool = True
+    select_on: Literal["validation", "evaluation"] = "validation"
+    validation_share: float = Field(default=0.05, gt=0, lt=0.5)
+    flip: bool = False
+    precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
+    shared_scaler: bool = False
+    log_every: PositiveInt = 10
+    checkpoint_every: PositiveInt = 500
+    workers: NonNegativeInt = 0
+    seed: NonNegativeInt = 0
+
+
+def _kind_of(data: Any) -> str:
+    """Tell which section a `data` section is; one that names no dataset is the embedded one."""
+    name = data.get("dataset", "synthfashion") if isinstance(data, dict) else getattr(data, "dataset", None)
+    return "photos" if isinstance(name, str) and name != "synthfashion" else "drawn"
+
+
+class Config(Section):
+    """A whole run: `data`, `model`, `training`."""
+
+    data: Annotated[
+        Annotated[DataConfig, Tag("drawn")] | Annotated[PhotoConfig, Tag("photos")], Discriminator(_kind_of)
+    ] = DataConfig()
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+
+    def but(self, **sections: dict[str, Any]) -> Config:
+        """Return a copy in which some keys are changed: ``config.but(training={"mutual_weight": 0.0})``."""
+        values = self.model_dump()
+        for section, changes in sections.items():
+            values[section] = {**values.get(section, {}), **changes}
+        return parse_config(values, "Config.but")
+
+
+def read_recipe(name: str) -> Config:
+    """Read one of the book's own configurations, ``data/recipes/<name>.yml``.
+
+    Raises
+    ------
+    ConfigError
+        When there is none of that name.
+    """
+    path = RECIPES / f"{name}.yml"
+    if not path.exists():
+        known = ", ".join(sorted(recipe.stem for recipe in RECIPES.glob("*.yml")))
+        raise ConfigError(f"there is no recipe {name!r}", where=RECIPES, remedy=f"Use one of {known}.")
+    return read_config(path)
+
+
+def read_config(path: Path) -> Config:
+    """Read a run's YAML file.
+
+    Raises
+    ------
+    ConfigError
+        When the file is missing or no YAML, or a key is unknown or of the wrong type; the key is named.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        problem = " ".join(str(error).split())
+        raise ConfigError(
+            f"it cannot be read ({problem})", where=path, remedy="Name a YAML file of keys and values."
+        ) from error
+    return parse_config(values or {}, str(path))
+
+
+def parse_config(values: Any, where: str) -> Config:
+    """Make a configuration of nested dictionaries, as YAML and JSON give them."""
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise _config_error(error, where) from error
+
+
+def _config_error(error: ValidationError, where: str) -> ConfigError:
+    first = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in first["loc"] if part not in ("drawn", "photos")) or "the file"
+    if first["type"] == "extra_forbidden":
+        return ConfigError(
+            f"the key {key!r} is unknown", where=where, remedy="See dwclib/training/config.py for all keys."
+        )
+    return ConfigError(f"{key} = {first['input']!r} cannot be used", where=where, remedy=f"{first['msg']}.")

@@ -1,0 +1,335 @@
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from dwclib.__main__ import main
+from dwclib.book import execute as book
+from dwclib.book.execute import Book, BookError, declared_parameters, problems, stamp_of
+from dwclib.errors import ConfigError
+
+
+def cell(source, *tags, kind="code", outputs=(), count=None):
+    made = {"cell_type": kind, "id": f"c{abs(hash(source)) % 10**8}", "metadata": {"tags": list(tags)},
+            "source": source}  # fmt: skip
+    return made | ({"outputs": list(outputs), "execution_count": count} if kind == "code" else {})
+
+
+def text_output(text):
+    return {"output_type": "stream", "name": "stdout", "text": text}
+
+
+def notebook(*extra, **replaced):
+    cells = {
+        "title": cell("# A question?\n\nWhy.", kind="markdown"),
+        "parameters": cell("seed = 0\nepochs = 3\nrate = 0.1\nname = 'x'", "parameters"),
+        "work": cell("assert epochs < 100\nprint('epochs > 0:', epochs > 0)", "nbval-check-output",
+                     outputs=[text_output("epochs > 0: True\n")], count=2),
+        "exercises": cell("## Exercises\n\nAdd.", kind="markdown"),
+        "one": cell("def check_one(x):\n    assert x == 1\n\ncheck_one(1)", "solution", "hide-cell"),
+        "two": cell("def check_two(x):\n    assert x == 2\n\ncheck_two(2)", "solution", "hide-cell"),
+        "summary": cell("## Summary\n\nDone.", kind="markdown"),
+    } | replaced  # fmt: skip
+    return {"cells": [c for c in cells.values() if c] + list(extra), "metadata": {}, "nbformat": 4,
+            "nbformat_minor": 5}  # fmt: skip
+
+
+@pytest.fixture
+def root(tmp_path):
+    for folder in ("notebooks", "book/profiles", "dwclib", "data"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "requirements.lock").write_text("torch==2\n")
+    (tmp_path / "dwclib" / "losses.py").write_text("")
+    (tmp_path / "dwclib" / "book.py").write_text("")
+    (tmp_path / "data" / "card.md").write_text("")
+    (tmp_path / "book/profiles/smoke.yml").write_text("01_first: {epochs: 1}\n")
+    (tmp_path / "book/profiles/laptop.yml").write_text("# defaults\n")
+    put(tmp_path, "01_first", notebook())
+    put(tmp_path, "02_second", notebook())
+    return tmp_path
+
+
+def put(root, stem, content):
+    (root / "notebooks" / f"{stem}.ipynb").write_text(json.dumps(content))
+
+
+def get(path):
+    return json.loads(Path(path).read_text())
+
+
+def streams(executed):
+    return "".join("".join(o.get("text", "")) for c in get(executed)["cells"] for o in c.get("outputs", []))
+
+
+def test_notebooks_are_executed_in_order_with_their_parameters(root):
+    first, second = book.execute(Book("smoke", root))
+    assert (first.name, second.name) == ("01_first.ipynb", "02_second.ipynb")
+    assert "epochs > 0: True" in streams(first)
+    assert "epochs = 1" in str([c["source"] for c in get(first)["cells"]])
+    stamp = stamp_of(first)
+    assert stamp["profile"] == "smoke"
+    assert stamp["parameters"] == {"epochs": 1}
+    assert stamp["seconds"] > 0
+    assert stamp["device"]
+    assert stamp["date"].endswith("UTC")
+    assert stamp["peak_memory_gb"]["cpu"] > 0
+
+
+def test_a_fresh_notebook_is_not_executed_again_and_a_stale_one_is(root):
+    smoke = Book("smoke", root)
+    first, second = book.execute(smoke)
+    when = first.stat().st_mtime_ns, second.stat().st_mtime_ns
+    book.execute(smoke)
+    assert (first.stat().st_mtime_ns, second.stat().st_mtime_ns) == when
+    put(root, "02_second", notebook(cell("print('new')")))
+    book.execute(smoke)
+    assert first.stat().st_mtime_ns == when[0]
+    assert "new" in streams(second)
+
+
+@pytest.mark.parametrize(
+    ("path", "stale"),
+    [("dwclib/losses.py", True), ("data/card.md", True), ("requirements.lock", True),
+     ("book/profiles/smoke.yml", True), ("dwclib/book/execute.py", False)],
+)  # fmt: skip
+def test_what_a_notebook_depends_on_makes_it_stale(root, path, stale):
+    smoke, source = Book("smoke", root), root / "notebooks" / "01_first.ipynb"
+    before = smoke.print_of(source, smoke.parameters()["01_first"])
+    (root / path).write_text("01_first: {epochs: 2}\n")
+    assert (smoke.print_of(source, smoke.parameters()["01_first"]) != before) == stale
+
+
+def test_only_the_grids_and_claims_that_a_notebook_names_make_it_stale(root):
+    put(root, "01_first", notebook(cell('read_grid("noise", "laptop")')))
+    smoke, source = Book("smoke", root), root / "notebooks" / "01_first.ipynb"
+    prints = [smoke.print_of(source, {})]
+    for name in ("claims.yml", "experiments/other.yml", "reported/shoes.csv", "experiments/noise.yml"):
+        (root / "data" / name).parent.mkdir(exist_ok=True)
+        (root / "data" / name).write_text("new")
+        prints.append(smoke.print_of(source, {}))
+    assert prints[0] == prints[1] == prints[2] == prints[3] != prints[4]
+
+
+def test_only_the_results_that_a_notebook_names_make_it_stale(root):
+    put(root, "01_first", notebook(cell("folder = '../data/results/speed'")))
+    smoke, source = Book("smoke", root), root / "notebooks" / "01_first.ipynb"
+    before = smoke.print_of(source, {})
+    for name in ("other", "speed"):
+        (root / "data/results" / name).mkdir(parents=True)
+    (root / "data/results/other/cpu.json").write_text("1")
+    assert smoke.print_of(source, {}) == before
+    (root / "data/results/speed/cpu.json").write_text("1")
+    assert smoke.print_of(source, {}) != before
+
+
+def test_outputs_and_ids_do_not_make_a_notebook_stale(root):
+    smoke, source = Book("smoke", root), root / "notebooks" / "01_first.ipynb"
+    before = smoke.print_of(source, {})
+    changed = get(source)
+    for one in changed["cells"]:
+        one["id"] = "other" + one["id"]
+        one.pop("outputs", None)
+    put(root, "01_first", changed)
+    assert smoke.print_of(source, {}) == before
+
+
+def test_a_failure_names_notebook_cell_and_error_and_keeps_what_had_succeeded(root):
+    put(root, "02_second", notebook(work=cell("x = 1\nraise KeyError('missing colour')")))
+    with pytest.raises(BookError) as caught:
+        book.execute(Book("smoke", root))
+    assert "02_second.ipynb" in str(caught.value)
+    assert "cell 3 failed with KeyError: 'missing colour'" in str(caught.value)
+    assert book.Book("smoke", root).is_fresh(root / "notebooks/01_first.ipynb", {"epochs": 1})
+    assert [path.name for path in (root / "_build/executed/smoke").iterdir()] == ["01_first.ipynb"]
+
+
+def test_a_failing_cell_has_its_number_in_the_source(root):
+    for stem, profile in (("01_first", "smoke"), ("01_first", "laptop")):  # with and without given parameters
+        put(root, stem, notebook(cell("1 / 0")))
+        with pytest.raises(BookError, match="cell 8 failed with ZeroDivisionError"):
+            book.execute(Book(profile, root), only="01")
+    put(root, "01_first", notebook(title=cell("1 / 0")))
+    with pytest.raises(BookError, match="cell 1 failed with ZeroDivisionError"):
+        book.execute(Book("smoke", root), only="01")
+
+
+def test_figures_are_drawn_into_the_notebook_whatever_backend_the_caller_has(root, monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    put(root, "01_first", notebook(cell("import matplotlib.pyplot as plt\nplt.plot([1, 2]);")))
+    (first,) = book.execute(Book("smoke", root), only="01")
+    outputs = get(first)["cells"][-1]["outputs"]
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    assert os.environ["MPLBACKEND"] == "agg"
+
+
+def test_what_changes_while_a_notebook_runs_makes_it_stale(root):
+    edit = "from pathlib import Path\nPath('../data/card.md').write_text('edited meanwhile')"
+    put(root, "01_first", notebook(cell(edit)))
+    smoke = Book("smoke", root)
+    book.execute(smoke, only="01")
+    source, values = root / "notebooks" / "01_first.ipynb", smoke.parameters()["01_first"]
+    assert not smoke.is_fresh(source, values)
+    book.execute(smoke, only="01")
+    assert smoke.is_fresh(source, values)
+
+
+def test_a_cell_that_takes_too_long_is_stopped(root):
+    put(root, "02_second", notebook(work=cell("import time\ntime.sleep(60)")))
+    with pytest.raises(BookError, match="timed out"):
+        book.execute(Book("laptop", root), only="02", cell_timeout=2)
+
+
+def test_only_the_named_notebook_is_executed(root):
+    book.execute(Book("laptop", root), only="02")
+    assert not (root / "_build/executed/laptop/01_first.ipynb").exists()
+    with pytest.raises(ConfigError, match="begins with '99'"):
+        book.execute(Book("laptop", root), only="99")
+
+
+@pytest.mark.parametrize(
+    ("profile", "message"),
+    [
+        ("01_first: {epoch: 1}", "no parameter 'epoch'"),
+        ("01_frist: {epochs: 1}", "no notebook '01_frist'"),
+        ("01_first: {seed: 1.5}", "seed = 1.5 is float, not int"),
+        ("01_first: {seed: '0'}", "seed = '0' is str, not int"),
+        ("01_first: {epochs: true}", "epochs = True is bool, not int"),
+    ],
+)
+def test_a_wrong_profile_is_refused_before_anything_runs(root, profile, message):
+    (root / "book/profiles/smoke.yml").write_text(profile)
+    with pytest.raises(ConfigError, match=message):
+        book.execute(Book("smoke", root))
+    assert not (root / "_build").exists()
+
+
+def test_a_whole_number_will_do_for_a_rate(root):
+    (root / "book/profiles/smoke.yml").write_text("01_first: {rate: 1}")
+    assert Book("smoke", root).parameters()["01_first"] == {"rate": 1}
+
+
+def test_an_unknown_profile_is_refused(root):
+    with pytest.raises(ConfigError, match=r"no profile 'huge'.*laptop, smoke"):
+        Book("huge", root)
+
+
+@pytest.mark.parametrize("source", ["import os", "x = 1 + y", "x, y = 1, 2", "x = (", "print(3)"])
+def test_parameters_are_plain_values(root, source):
+    put(root, "01_first", notebook(parameters=cell(source, "parameters")))
+    with pytest.raises(ConfigError, match="plain values"):
+        declared_parameters(root / "notebooks/01_first.ipynb")
+
+
+def test_a_file_that_is_no_notebook_is_named(root):
+    (root / "notebooks/01_first.ipynb").write_text("{")
+    with pytest.raises(ConfigError, match=r"01_first\.ipynb: this is no notebook"):
+        Book("smoke", root).parameters()
+
+
+def test_prepared_copies_have_the_parameters_and_the_stored_outputs(root, tmp_path):
+    first, second = book.prepare(Book("smoke", root), tmp_path / "out")
+    sources = [c["source"] for c in get(first)["cells"]]
+    assert sources[2] == "epochs = 1"
+    assert get(first)["cells"][3]["outputs"] == [text_output("epochs > 0: True\n")]
+    assert second.exists()
+
+
+def test_only_checked_outputs_are_stored_and_storing_twice_changes_nothing(root):
+    loud = notebook(cell("print('loud')"))
+    loud["cells"][2]["outputs"], loud["cells"][2]["execution_count"] = [], None
+    loud["metadata"]["widgets"] = {"big": 1}
+    put(root, "01_first", loud)
+    book.store_outputs(Book("smoke", root), only="01")
+    path = root / "notebooks/01_first.ipynb"
+    once = path.read_text()
+    checked, other = get(path)["cells"][2], get(path)["cells"][-1]
+    assert "".join(checked["outputs"][0]["text"]) == "epochs > 0: True\n"
+    assert checked["execution_count"]
+    assert (other["outputs"], other["execution_count"]) == ([], None)
+    assert get(path)["metadata"].keys() == {"kernelspec", "language_info"}
+    book.store_outputs(Book("smoke", root), only="01")
+    assert path.read_text() == once
+
+
+def test_a_good_notebook_has_no_problems(root):
+    assert problems(Book("smoke", root)) == []
+
+
+BAD = {
+    "0 cells have the tag 'parameters'": {"parameters": cell("seed = 0")},
+    "the first cell is no title": {"title": cell("Hello", kind="markdown")},
+    "no heading '## Exercises'": {"exercises": None},
+    "no heading '## Summary'": {"summary": None},
+    "fewer than two solved exercises": {"two": None},
+    "no cell's output is checked": {"work": cell("1")},
+    "it has 26 lines": {"extra": cell("\n".join(["x = 1"] * 26))},
+    "the solution is not checked": {"two": cell("x = 2", "solution", "hide-cell")},
+    "the solution is not folded": {"two": cell("check_two(2)", "solution")},
+    "but none is stored": {"work": cell("print(1)", "nbval-check-output")},
+    "it has an output in git": {"extra": cell("print(1)", outputs=[text_output("1")], count=1)},
+    "it names a path of one machine": {"extra": cell("open('/home/me/x')")},
+    "it has no id": {"extra": cell("1") | {"id": ""}},
+}
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_a_notebook_out_of_form_is_told(root, message):
+    put(root, "01_first", notebook(**BAD[message]))
+    assert any(message in problem for problem in problems(Book("smoke", root)))
+
+
+def test_the_site_has_stamps_and_is_built_once(root, monkeypatch):
+    for name in ("_config.yml", "_toc.yml"):
+        (root / name).touch()
+    rendered = []
+
+    def render(chosen, stage):
+        rendered.append(sorted(str(p.relative_to(stage)) for p in stage.rglob("*") if p.is_file()))
+        (chosen.build / "html").mkdir(exist_ok=True)
+        (chosen.build / "html" / "index.html").touch()
+
+    monkeypatch.setattr(book, "_render", render)
+    for _ in range(2):
+        book.build(Book("smoke", root))
+    assert len(rendered) == 1
+    assert {"notebooks/01_first.ipynb", "book/execution.md", "data/card.md", "_toc.yml"} <= set(rendered[0])
+    staged = get(root / "_build/stage/notebooks/01_first.ipynb")["cells"]
+    assert staged[0]["source"].startswith('# A question?\n\n<p class="stamp">Executed 20')
+    assert "remove-cell" in staged[2]["metadata"]["tags"]
+    assert (
+        "[A question?](../notebooks/01_first.ipynb)" in (root / "_build/stage/book/execution.md").read_text()
+    )
+
+
+def test_a_warning_of_jupyter_book_stops_the_build(root, capsys):
+    shutil.copy(Path(book.ROOT) / "_config.yml", root)
+    (root / "_toc.yml").write_text("format: jb-book\nroot: book/index\n")
+    (root / "book/index.md").write_text("# Hello\n\n[nowhere](nowhere.md)\n")
+    (root / "book/_static").mkdir()
+    for name in ("logo.svg", "book.css"):
+        shutil.copy(Path(book.ROOT) / "book/_static" / name, root / "book/_static")
+    (root / "book/references.bib").touch()
+    for _ in range(2):  # the second build has read the page before
+        with pytest.raises(BookError, match="warnings above"):
+            book.build(Book("smoke", root))
+        assert "nowhere" in capsys.readouterr().err
+    (root / "book/index.md").write_text("# Hello\n")
+    assert book.build(Book("smoke", root)).exists()
+
+
+def test_the_command_line_tells_bad_input_in_one_line(capsys):
+    assert main(["book", "--profile", "huge"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: ")
+    assert told.count("\n") == 1
+    with pytest.raises(SystemExit):
+        main(["fly"])
+
+
+def test_the_command_line_writes_synthfashion(tmp_path, monkeypatch):
+    monkeypatch.setenv("DWC_CACHE", str(tmp_path / "cache"))
+    assert main(["synthfashion", "--out", str(tmp_path / "out"), "--train", "32", "--val", "32"]) == 0
+    assert len(list((tmp_path / "out/images").iterdir())) == 64
+    assert main(["synthfashion", "--out", str(tmp_path / "out")]) == 2

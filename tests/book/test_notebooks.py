@@ -1,0 +1,161 @@
+"""The real notebooks: their form, their outputs, and their exercises' solutions, executed."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dwclib.book.execute import CHECKED, SOLUTION, Book, prepare, problems, read_notebook, stamp_of
+
+ROOT = Path(__file__).resolve().parents[2]
+BOOK = Book("smoke")
+NBVAL_CONFTEST = """
+def pytest_collectstart(collector):
+    if collector.fspath and str(collector.fspath).endswith(".ipynb"):
+        collector.skip_compare += ("stderr", "image/svg+xml", "image/png", "text/html", "application/pdf")
+"""
+SANITIZE = "[addresses]\nregex: 0x[0-9a-f]+\nreplace: ADDRESS\n"
+
+
+def checked_cells(path):
+    return [cell for cell in read_notebook(path)["cells"] if CHECKED in cell["metadata"].get("tags", [])]
+
+
+def test_the_notebooks_are_in_form():
+    assert len(BOOK.notebooks) >= 6
+    assert problems(BOOK) == []
+
+
+def test_they_are_numbered_and_all_in_the_table_of_contents():
+    numbers = [int(path.name[:2]) for path in BOOK.notebooks]
+    assert numbers == sorted(set(numbers))
+    listed = re.findall(r"file: notebooks/(\w+)", (ROOT / "_toc.yml").read_text())
+    assert listed == [path.stem for path in BOOK.notebooks]
+
+
+@pytest.mark.parametrize("profile", ["smoke", "laptop", "gpu"])
+def test_every_profile_fits_the_notebooks(profile):
+    assert set(Book(profile).parameters()) == {path.stem for path in BOOK.notebooks}
+
+
+def test_nothing_is_defined_in_two_notebooks():
+    seen = {}
+    for path in BOOK.notebooks:
+        for cell in read_notebook(path)["cells"]:
+            source = "".join(cell["source"]) if cell["cell_type"] == "code" else ""
+            for kind, name in re.findall(r"^(def|class) (\w+)", source, re.MULTILINE):
+                assert seen.setdefault(name, path.name) == path.name, f"{kind} {name}"
+
+
+TYPED_BY_HAND = re.compile(
+    r"\d+([.,]\d+)? ?(%|per cent|points?\b)"
+    r"|(recall|R@\d+|Recall@\d+) (is|of|was|reaches|rises to) \d",
+    re.IGNORECASE,
+)
+
+
+def results_typed_in(text):
+    """Return what looks like a result in prose; 95 % intervals and a figure's width are none."""
+    plain = text.replace("95 %", "").replace("width: 100%", "")
+    return [found.group() for found in TYPED_BY_HAND.finditer(plain)]
+
+
+@pytest.mark.parametrize("path", BOOK.notebooks, ids=lambda path: path.stem)
+def test_the_prose_has_no_number_that_code_should_give(path):
+    for cell in read_notebook(path)["cells"]:
+        if cell["cell_type"] == "markdown":
+            assert results_typed_in("".join(cell["source"])) == []
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "book").glob("*.md")), ids=lambda path: path.stem)
+def test_a_page_has_no_result_that_code_should_give(path):
+    assert results_typed_in(path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    "text", ["It finds 41.7 % of them.", "It gains 2 points.", "a Recall@10 of 43.1", "12 per cent"]
+)
+def test_a_result_typed_by_hand_is_noticed(text):
+    assert results_typed_in(text)
+
+
+def test_the_whole_book_runs_with_the_smoke_profile(smoke_site):
+    for path in BOOK.notebooks:
+        done = BOOK.executed(path)
+        assert stamp_of(done)["profile"] == "smoke"
+        solved = [c for c in read_notebook(done)["cells"] if SOLUTION in c["metadata"].get("tags", [])]
+        assert len(solved) >= 2
+        assert all(cell["execution_count"] for cell in solved)
+    assert (smoke_site / "index.html").exists()
+
+
+def test_a_second_build_executes_nothing(smoke_site):
+    before = [BOOK.executed(path).stat().st_mtime_ns for path in BOOK.notebooks]
+    subprocess.run([sys.executable, "-m", "dwclib", "book", "--profile", "smoke"], cwd=ROOT, check=True)
+    assert [BOOK.executed(path).stat().st_mtime_ns for path in BOOK.notebooks] == before
+
+
+@pytest.fixture(scope="module")
+def validated(tmp_path_factory, smoke_site):
+    """Run nbval over copies with the smoke parameters; return its report."""
+    folder = tmp_path_factory.mktemp("nbval")
+    prepare(BOOK, folder)
+    (folder / "conftest.py").write_text(NBVAL_CONFTEST)
+    (folder / "sanitize.cfg").write_text(SANITIZE)
+    found = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", folder,
+         "--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=600", "--nbval-sanitize-with",
+         folder / "sanitize.cfg", "--junit-xml", folder / "report.xml", folder],
+        cwd=folder, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return found, folder
+
+
+def test_the_stored_outputs_are_those_of_a_new_run(validated):
+    found, _ = validated
+    assert found.returncode == 0, found.stdout[-5000:]
+
+
+def test_nbval_ran_every_cell(validated):
+    found, folder = validated
+    cells = sum(
+        cell["cell_type"] == "code" and bool("".join(cell["source"]).strip())
+        for path in folder.glob("*.ipynb")
+        for cell in json.loads(path.read_text())["cells"]
+    )
+    assert int(re.search(r"(\d+) passed", found.stdout).group(1)) >= 0.95 * cells
+
+
+@pytest.mark.parametrize("path", BOOK.notebooks, ids=lambda path: path.stem)
+def test_a_wrong_stored_output_would_be_noticed(path):
+    """Guard against vacuous checks: each notebook has checked text that nbval compares."""
+    compared = [
+        output
+        for cell in checked_cells(path)
+        for output in cell["outputs"]
+        if output.get("name") == "stdout" or "text/plain" in output.get("data", {})
+    ]
+    assert len(compared) >= 3
+
+
+def test_nbval_fails_on_a_wrong_output(tmp_path, smoke_site):
+    path = BOOK.notebooks[0]
+    content = read_notebook(path)
+    first = next(i for i, cell in enumerate(content["cells"]) if CHECKED in cell["metadata"].get("tags", []))
+    content["cells"] = content["cells"][: first + 1]
+    for output in content["cells"][first]["outputs"]:
+        output["text"] = "wrong"
+    shutil.copy(path, tmp_path / path.name)
+    (tmp_path / path.name).write_text(json.dumps(content))
+    (tmp_path / "conftest.py").write_text(NBVAL_CONFTEST)
+    found = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", tmp_path,
+         "--nbval-lax", "--nbval-current-env", tmp_path],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert found.returncode == 1
+    assert "1 failed" in found.stdout

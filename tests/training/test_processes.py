@@ -1,0 +1,269 @@
+"""Two processes that train one model do what one process does, and end as one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+import torch
+import yaml
+
+from dwclib.errors import ConfigError
+from dwclib.training.checkpoints import checkpoints, load_checkpoint
+from dwclib.training.config import Config, parse_config
+from dwclib.training.processes import timeout
+from dwclib.training.runs import Run
+
+ACCELERATE = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
+TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+# Adam divides a gradient by its own size, the rounding of those near zero too: only small steps keep two
+# float32 computations together. A norm that clips nothing lets a wrong factor of the gradients be seen.
+SMALL = {
+    "data": {"train_images": 200, "train_queries": 240, "val_images": 80, "val_queries": 60},
+    "model": {"dim": 16, "word_dim": 8, "dropout": 0.0},
+    "training": {"epochs": 2, "batch": 32, "learning_rate": 1e-5, "checkpoint_every": 3, "log_every": 2,
+                 "validation_share": 0.1, "clip_norm": 1e9},
+}  # fmt: skip
+
+WORKER = """
+import os, sys
+from pathlib import Path
+from dwclib.training import processes as distributed
+from dwclib.training.config import read_config
+from dwclib.errors import ConfigError
+from dwclib.training.runs import Run
+
+out, written = Path(sys.argv[1]), []
+
+def watch(event, arguments):
+    if event == "open" and isinstance(arguments[0], str) and set(str(arguments[1])) & set("wax+"):
+        written.append(arguments[0])
+    elif event in ("os.mkdir", "os.rename", "os.remove"):
+        written.append(str(arguments[0]))
+
+def train(name, config, **options):
+    return Run(config, out / name, device="cpu").train(progress=False, **options)
+
+sys.addaudithook(watch)
+config = read_config(out / "config.yml")
+run = train("two", config)
+number = distributed.number()
+inside = [path for path in written if path.startswith(str(out / "two"))]
+train("begun by one", config)
+dropping = config.but(model={"dropout": 0.5})
+train("calm", dropping)
+for stop in (2, 7, None):
+    train("stopped", dropping, stop_after=stop)
+read = [batch.identities.tolist() for batch in run._batches(0, 0)]
+try:
+    Run(config.but(training={"batch": 33}), out / "odd", device="cpu")
+    said = "nothing"
+except ConfigError as error:
+    said = str(error)
+except SystemExit as leaving:
+    said = f"left with {leaving.code}"
+(out / f"told by {number}.yml").write_text(repr({"wrote": len(inside), "said": said, "read": read}))
+"""
+
+TALKER = """
+import sys
+from pathlib import Path
+import torch
+from dwclib.training import processes as distributed
+
+out = Path(sys.argv[1])
+distributed.accelerator(out, device="cpu")
+number = distributed.number()
+mine = torch.arange(6.0).view(2, 3) + 10 * number
+mine.requires_grad_()
+rows = distributed.gather(mine)
+(rows.square().sum() / 2).backward()
+wide = distributed.gather(torch.full((1, 20_000), number, dtype=torch.float64))  # over the slow way
+flags = [distributed.any_of(number == which, torch.device("cpu")) for which in (0, 2, 7)]
+weight = torch.nn.Parameter(torch.zeros(4))
+weight.grad = torch.full((4,), float(number + 1))
+distributed.sum_gradients([weight])
+turns = torch.arange(500)  # in which the processes are never in step
+steady = [distributed.gather(turn[None] + 1000 * number).tolist() for turn in turns]
+(out / f"told by {number}.yml").write_text(repr({
+    "rows": rows.tolist(), "own": torch.equal(mine.grad, mine), "wide": wide[:, -1].tolist(),
+    "flags": flags, "sum": weight.grad.tolist(), "steady": steady,
+}))
+"""
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Run:
+    """Train with one process and nothing else."""
+    return Run(_config(), tmp_path_factory.mktemp("one") / "run", device="cpu").train(progress=False)
+
+
+@pytest.fixture(scope="module")
+def together(whole: Run, tmp_path_factory) -> Path:
+    """Let two processes train all that these tests look at; starting them takes longer than that."""
+    out = tmp_path_factory.mktemp("two")
+    (out / "config.yml").write_text(yaml.safe_dump(_config().model_dump()))
+    (out / "worker.py").write_text(WORKER)
+    Run(_config(), out / "begun by one", device="cpu").train(stop_after=5, progress=False)
+    done = subprocess.run(
+        [sys.executable, "-m", *TORCHRUN, str(out / "worker.py"), str(out)],
+        env=_environment(), capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def _config() -> Config:
+    return parse_config(SMALL, "test")
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+
+
+def _losses(folder: Path) -> pd.DataFrame:
+    log = pd.read_csv(folder / "log.csv", float_precision="round_trip")
+    return log[["step", "loss_clip", "loss_cnn"]]
+
+
+def _told(out: Path, number: int) -> dict:
+    return yaml.safe_load((out / f"told by {number}.yml").read_text())
+
+
+def _launch(folder: Path, config: Config) -> subprocess.Popen:
+    recipe = folder.with_suffix(".yml")
+    recipe.write_text(yaml.safe_dump(config.model_dump()))
+    command = [sys.executable, "-m", *ACCELERATE, "-m", "dwclib", "train", str(recipe), "--out", str(folder)]
+    return subprocess.Popen(
+        [*command, "--device", "cpu"],
+        env=_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def _process(launcher: subprocess.Popen, number: int) -> psutil.Process:
+    children = psutil.Process(launcher.pid).children(recursive=True)
+    return next(child for child in children if child.environ().get("RANK") == str(number))
+
+
+def test_three_processes_tell_each_other_everything_in_order(tmp_path: Path) -> None:
+    (tmp_path / "talker.py").write_text(TALKER)
+    done = subprocess.run(
+        [sys.executable, "-m", *TORCHRUN[:-1], "3", str(tmp_path / "talker.py"), str(tmp_path)],
+        env=_environment(), capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for number in range(3):
+        told = _told(tmp_path, number)
+        assert told["rows"] == [
+            [row + 10 * n for row in line] for n in range(3) for line in ([0, 1, 2], [3, 4, 5])
+        ]
+        assert told["own"]
+        assert told["wide"] == [0, 1, 2]
+        assert told["flags"] == [True, True, False]
+        assert told["sum"] == [6, 6, 6, 6]
+        assert told["steady"] == [[turn, turn + 1000, turn + 2000] for turn in range(500)]
+
+
+def test_two_processes_have_the_losses_of_one(whole: Run, together: Path) -> None:
+    losses = _losses(together / "two")
+    pd.testing.assert_frame_equal(losses, _losses(whole.folder), rtol=1e-5)
+    assert losses["loss_clip"].iloc[-1] < 0.9 * losses["loss_clip"].iloc[0]
+
+
+def test_two_processes_have_the_weights_and_gradients_of_one(whole: Run, together: Path, tmp_path) -> None:
+    one, two = (load_checkpoint(checkpoints(folder)[-1]) for folder in (whole.folder, together / "two"))
+    untrained = Run(_config(), tmp_path / "untrained", device="cpu").model.state_dict()
+    for name, weights in one["model"].items():
+        way = (weights - untrained[name]).float().norm()
+        apart = (weights - two["model"][name]).float().norm()
+        # A gradient near zero may change its sign by rounding, and Adam then steps the other way: a few such
+        # entries are a small part of the way, a wrong gradient is as long as all of it.
+        assert apart <= 0.1 * way + 1e-9, name
+        if "running_" in name:
+            torch.testing.assert_close(two["model"][name], weights, rtol=1e-4, atol=1e-5)
+    for stream in ("clip", "cnn"):
+        moments = [state["training"]["optimizers"][stream]["state"] for state in (one, two)]
+        for number, expected in moments[0].items():
+            found = moments[1][number]
+            for kind in ("exp_avg", "exp_avg_sq"):
+                assert (found[kind] - expected[kind]).norm() < 0.02 * expected[kind].norm() + 1e-9, number
+
+
+def test_each_process_reads_its_half_of_every_batch(whole: Run, together: Path) -> None:
+    batches = [batch.identities.tolist() for batch in whole._batches(0, 0)]
+    halves = [_told(together, number)["read"] for number in (0, 1)]
+    assert [first + second for first, second in zip(*halves, strict=True)] == batches
+
+
+def test_only_the_main_process_writes(together: Path) -> None:
+    assert _told(together, 0)["wrote"] > 0
+    assert _told(together, 1)["wrote"] == 0
+    assert list(_losses(together / "two")["step"]) == list(range(1, 13))
+    assert len(pd.read_csv(together / "two" / "recall.csv")) == 6
+    assert len(list((together / "two" / "tensorboard").rglob("*tfevents*"))) == 1
+
+
+def test_two_processes_go_on_with_what_one_began(whole: Run, together: Path) -> None:
+    pd.testing.assert_frame_equal(_losses(together / "begun by one"), _losses(whole.folder), rtol=1e-5)
+
+
+def test_one_process_goes_on_with_what_two_began(whole: Run, together: Path, tmp_path: Path) -> None:
+    shutil.copytree(together / "two", tmp_path / "run")
+    shutil.rmtree(checkpoints(tmp_path / "run")[-1])
+    resumed = Run(_config(), tmp_path / "run", device="cpu").train(progress=False)
+    assert resumed.is_finished
+    pd.testing.assert_frame_equal(_losses(resumed.folder), _losses(whole.folder), rtol=1e-5)
+
+
+def test_dropout_is_drawn_again_as_it_would_have_been(together: Path) -> None:
+    calm = _losses(together / "calm")
+    pd.testing.assert_frame_equal(_losses(together / "stopped"), calm, check_exact=True)
+    assert not np.allclose(calm["loss_clip"], _losses(together / "two")["loss_clip"])
+
+
+def test_a_batch_that_cannot_be_shared_is_refused_by_one_voice(together: Path) -> None:
+    said = sorted(_told(together, number)["said"] for number in (0, 1))
+    assert said[0] == "left with 2"
+    assert said[1].startswith("training.batch: a batch of 33 triplets cannot be shared by 2 processes.")
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_process_ends_all_and_training_goes_on(together: Path, tmp_path: Path, victim: int) -> None:
+    config = _config().but(model={"dropout": 0.5})
+    launcher = _launch(tmp_path / "killed", config)
+    deadline = time.time() + 120
+    while not checkpoints(tmp_path / "killed"):
+        assert launcher.poll() is None, launcher.communicate()
+        assert time.time() < deadline
+        time.sleep(0.02)
+    _process(launcher, victim).kill()
+    _, errors = launcher.communicate(timeout=60)
+    assert launcher.returncode != 0
+    told = [line for line in errors.splitlines() if "error: " in line and "is gone" in line]
+    assert len(told) == 1, errors
+    last = checkpoints(tmp_path / "killed")[-1]
+    assert f"{last.parent}: another process" in told[0]
+    assert f"goes on from {last.name}" in told[0]
+    if victim == 1:
+        again = _launch(tmp_path / "killed", config)
+        output, errors = again.communicate(timeout=120)
+        assert again.returncode == 0, errors
+        assert output.count("both  R@1") == 1
+        pd.testing.assert_frame_equal(
+            _losses(tmp_path / "killed"), _losses(together / "calm"), check_exact=True
+        )
+
+
+@pytest.mark.parametrize("text", ["soon", "-1", "0", "nan"])
+def test_a_timeout_that_is_no_time_is_refused(monkeypatch, text: str) -> None:
+    monkeypatch.setenv("DWC_TIMEOUT", text)
+    with pytest.raises(ConfigError, match="DWC_TIMEOUT"):
+        timeout()
