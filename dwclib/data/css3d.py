@@ -14,17 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dwclib.data.photos import (
-    MAX_JSON,
-    Count,
-    PhotoTriplets,
-    check_choice,
-    count_files,
-    drawn_splits,
-    field_of,
-    find_files,
-    write_pictures,
-)
+from dwclib.data.annotations import MAX_JSON, Count, check_choice, drawn_splits, field_of
+from dwclib.data.photos import PhotoTriplets, count_files, find_files, write_pictures
 from dwclib.data.synthfashion import SynthFashion
 from dwclib.data.triplets import check_captions
 from dwclib.errors import DatasetError
@@ -101,7 +92,7 @@ def write(out: Path, *, seed: int = 0, train: int = 8_000, val: int = 2_000) -> 
     Parameters
     ----------
     out : folder to make.
-    seed, train, val : as `dwclib.data.photos.drawn_splits` takes them.
+    seed, train, val : as `dwclib.data.annotations.drawn_splits` takes them.
     """
     with atomic(out) as folder:
         content = {}

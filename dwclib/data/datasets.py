@@ -15,7 +15,8 @@ from dwclib.data.synthfashion import Dials, synthfashion
 from dwclib.errors import ConfigError
 
 if TYPE_CHECKING:
-    from dwclib.data.photos import Count, PhotoTriplets
+    from dwclib.data.annotations import Count
+    from dwclib.data.photos import PhotoTriplets
 
 # Each is a module of dwclib.data with `load`, `census`, `write` and `SPLITS`. They are named here, not
 # imported, so that a run on one dataset does not depend on the code of another's loader.

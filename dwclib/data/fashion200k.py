@@ -9,17 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from dwclib.data.photos import (
-    Count,
-    PhotoTriplets,
-    check_choice,
-    count_files,
-    drawn_splits,
-    find_files,
-    read_lines,
-    without_ending,
-    write_pictures,
-)
+from dwclib.data.annotations import Count, check_choice, drawn_splits, read_lines
+from dwclib.data.photos import PhotoTriplets, count_files, find_files, without_ending, write_pictures
 from dwclib.data.synthfashion import SynthFashion
 from dwclib.data.triplets import check_captions, check_image_ids
 from dwclib.errors import ConfigError, DatasetError, checked_seed
@@ -121,7 +112,7 @@ def write(out: Path, *, seed: int = 0, train: int = 8_000, val: int = 2_000) -> 
     Parameters
     ----------
     out : folder to make.
-    seed, train, val : as `dwclib.data.photos.drawn_splits` takes them; there is one test query per image.
+    seed, train, val : as `dwclib.data.annotations.drawn_splits` takes them; one test query per image.
     """
     with atomic(out) as folder:
         for split, dataset in drawn_splits(seed=seed, train=train, val=val):

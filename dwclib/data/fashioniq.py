@@ -8,20 +8,17 @@ from reprlib import repr as brief  # never long, never deep, whatever a file hol
 import numpy as np
 from jaxtyping import Int
 
-from dwclib.data.garments import ATTRIBUTES
-from dwclib.data.photos import (
+from dwclib.data.annotations import (
     Count,
-    PhotoTriplets,
     check_choice,
-    count_files,
     drawn_splits,
     field_of,
-    find_files,
     positions,
     read_json,
     write_json,
-    write_pictures,
 )
+from dwclib.data.garments import ATTRIBUTES
+from dwclib.data.photos import PhotoTriplets, count_files, find_files, write_pictures
 from dwclib.data.synthfashion import SynthFashion
 from dwclib.data.triplets import check_captions, check_image_ids
 from dwclib.errors import ConfigError, DatasetError
@@ -103,7 +100,7 @@ def write(out: Path, *, seed: int = 0, train: int = 8_000, val: int = 2_000) -> 
     Parameters
     ----------
     out : folder to make.
-    seed, train, val : as `dwclib.data.photos.drawn_splits` takes them.
+    seed, train, val : as `dwclib.data.annotations.drawn_splits` takes them.
     """
     with atomic(out) as folder:
         for split, dataset in drawn_splits(seed=seed, train=train, val=val):

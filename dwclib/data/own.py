@@ -9,17 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dwclib.data.annotations import Count, check_choice, drawn_splits, positions
 from dwclib.data.images import ENDINGS
-from dwclib.data.photos import (
-    Count,
-    PhotoTriplets,
-    check_choice,
-    count_files,
-    drawn_splits,
-    positions,
-    without_ending,
-    write_pictures,
-)
+from dwclib.data.photos import PhotoTriplets, count_files, without_ending, write_pictures
 from dwclib.data.triplets import check_image_ids
 from dwclib.errors import ConfigError, DatasetError
 from dwclib.files import atomic, fingerprint
@@ -131,7 +123,7 @@ def write(out: Path, *, seed: int = 0, train: int = 8_000, val: int = 2_000) -> 
     Parameters
     ----------
     out : folder to make.
-    seed, train, val : as `dwclib.data.photos.drawn_splits` takes them.
+    seed, train, val : as `dwclib.data.annotations.drawn_splits` takes them.
     """
     with atomic(out) as folder:
         for split, dataset in drawn_splits(seed=seed, train=train, val=val):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from strategies import JSON
 
 from dwclib.data import cirr
-from dwclib.data.photos import drawn_splits
+from dwclib.data.annotations import drawn_splits
 from dwclib.data.synthfashion import FAMILY
 from dwclib.errors import ConfigError, DatasetError, DwcError
 

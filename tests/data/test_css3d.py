@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dwclib.data import css3d
-from dwclib.data.photos import drawn_splits
+from dwclib.data.annotations import drawn_splits
 from dwclib.errors import ConfigError, DatasetError, DwcError
 
 LAYOUT, SMALL = "css3d", {"seed": 0, "train": 24, "val": 16}

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dwclib.data import fashion200k
-from dwclib.data.photos import drawn_splits
+from dwclib.data.annotations import drawn_splits
 from dwclib.errors import ConfigError, DatasetError, DwcError
 
 LAYOUT, SMALL = "fashion200k", {"seed": 0, "train": 64, "val": 48}

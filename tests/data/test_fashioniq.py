@@ -10,7 +10,7 @@ from strategies import JSON
 
 from dwclib.__main__ import main
 from dwclib.data import datasets, fashioniq
-from dwclib.data.photos import drawn_splits
+from dwclib.data.annotations import drawn_splits
 from dwclib.errors import ConfigError, DatasetError, DwcError
 
 LAYOUT, SMALL = "fashioniq", {"seed": 0, "train": 32, "val": 32}

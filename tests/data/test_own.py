@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dwclib.data import own
+from dwclib.data.annotations import drawn_splits
 from dwclib.data.images import read_image
-from dwclib.data.photos import drawn_splits
 from dwclib.errors import ConfigError, DatasetError, DwcError
 
 LAYOUT, SMALL = "own", {"seed": 0, "train": 32, "val": 32}

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dwclib.data import datasets, shoes
-from dwclib.data.photos import drawn_splits
+from dwclib.data.annotations import drawn_splits
 from dwclib.errors import ConfigError, DatasetError, DwcError
 
 LAYOUT, SMALL = "shoes", {"seed": 0, "train": 24, "val": 16}
