@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from dwclib.book import plots
-from dwclib.data.garments import render
+from dwclib.data.drawing import render
 from dwclib.data.synthfashion import synthfashion
 from dwclib.encoders import Clip, features_of
 from dwclib.retrieval import target_ranks

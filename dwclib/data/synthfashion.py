@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 from dwclib.data import captions as language
-from dwclib.data import garments
+from dwclib.data import drawing, garments
 from dwclib.data.captions import Claim
 from dwclib.data.garments import ATTRIBUTES, Garment, Scene
 from dwclib.data.images import image_store
@@ -218,7 +218,7 @@ def degraded(
     **nuisance : fields of `Scene`, e.g. ``occlusion=0.5`` or ``blur=0.02``.
     """
     return np.stack(
-        [garments.render(dataset.garment(i), size, replace(dataset.scenes[i], **nuisance)) for i in images]
+        [drawing.render(dataset.garment(i), size, replace(dataset.scenes[i], **nuisance)) for i in images]
     )
 
 
@@ -387,8 +387,8 @@ def _satisfied(
 def _draw(
     codes: Int[np.ndarray, "images attributes"], scenes: tuple[Scene, ...], size: int, workers: int
 ) -> UInt8[np.ndarray, "images size size 3"]:
-    source = Path(garments.__file__)
-    key = fingerprint(source, codes.tobytes(), [asdict(scene) for scene in scenes], size)
+    sources = Path(garments.__file__), Path(drawing.__file__)
+    key = fingerprint(*sources, codes.tobytes(), [asdict(scene) for scene in scenes], size)
     path = cache_folder("synthfashion") / f"{key}.npy"
     draw = partial(_draw_one, codes, scenes, size)
     return image_store(path, draw, len(codes), size, identity=key, workers=workers).pictures
@@ -397,4 +397,4 @@ def _draw(
 def _draw_one(
     codes: Int[np.ndarray, "images attributes"], scenes: tuple[Scene, ...], size: int, index: int
 ) -> UInt8[np.ndarray, "size size 3"]:
-    return garments.render(Garment.from_codes(codes[index]), size, scenes[index])
+    return drawing.render(Garment.from_codes(codes[index]), size, scenes[index])

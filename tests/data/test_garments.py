@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dwclib.data.drawing import render
 from dwclib.data.garments import (
     ATTRIBUTES,
     BACKDROPS,
@@ -18,7 +19,6 @@ from dwclib.data.garments import (
     Scene,
     random_garment,
     random_scene,
-    render,
 )
 from dwclib.errors import DatasetError
 
