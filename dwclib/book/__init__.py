@@ -1,1 +1,5 @@
-"""The book as a program: execute, stage, check, pages, figures."""
+"""The book as a program: execute, stage, check, pages, figures, and one voice for what was found."""
+
+from dwclib import lazy
+
+__getattr__ = lazy(__name__, voice="finding in_words say")

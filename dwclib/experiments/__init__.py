@@ -7,6 +7,6 @@ __getattr__ = lazy(
     grid="GRIDS Cell Grid read_grid",
     rows="query_groups compute_row code_print pack unpack",
     statistics="MARGIN Interval Gain Comparison mean_interval crossed_interval gain_of mean_gain compare "
-    "holm detectable verdict",
+    "holm detectable verdict in_words",
     store="FOLDER Results Verified load run verify",
 )

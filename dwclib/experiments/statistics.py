@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from dwclib.errors import ConfigError
 
 MARGIN = 1.0  # points of Recall@10: less is no effect worth the name
+LEVEL = 0.05  # of a p-value
 Key = TypeVar("Key")
 
 
@@ -24,7 +25,12 @@ class Interval(NamedTuple):
 
     def __str__(self) -> str:
         """Write it as "12.3 [11.8, 12.8]"."""
-        return f"{self.mean:.1f} [{self.low:.1f}, {self.high:.1f}]"
+        return f"{self:.1f}"
+
+    def __format__(self, digits: str) -> str:
+        """Write each number in its own way: ``f"{interval:+.2f}"``."""
+        mean, low, high = (format(number, digits or ".1f") for number in self)
+        return f"{mean} [{low}, {high}]"
 
 
 class Gain(NamedTuple):
@@ -167,11 +173,31 @@ def verdict(interval: Interval, *, p: float, margin: float = MARGIN) -> str:
     p : against no difference, corrected for the number of comparisons.
     margin : the smallest effect worth the name.
     """
-    if interval.low > 0 and p < 0.05:
-        return "supported"
-    if (interval.high < 0 and p < 0.05) or interval.high < margin:
-        return "not supported"
-    return "not detectable"
+    said = in_words(Gain(interval, p), more="supported", less="not supported", same="not detectable")
+    return "not supported" if said == "not detectable" and interval.high < margin else said
+
+
+def in_words(
+    *found: Interval | Gain | Comparison,
+    more: str = "better",
+    less: str = "worse",
+    same: str = "no detectable difference",
+) -> str:
+    """Return the words that a difference allows.
+
+    Parameters
+    ----------
+    *found : the difference; of several, all must lie on one side of zero. A `Gain` or `Comparison` must have
+        a p-value below 5 % besides.
+    more, less : for an interval above zero, and for one below.
+    same : for all others.
+    """
+    if any(getattr(one, "p", 0.0) >= LEVEL for one in found):
+        return same
+    intervals = [one if isinstance(one, Interval) else one.interval for one in found]
+    if all(interval.low > 0 for interval in intervals):
+        return more
+    return less if all(interval.high < 0 for interval in intervals) else same
 
 
 def _wider(values: Float[np.ndarray, "seeds queries"], drawn: Float[np.ndarray, " resamples"]) -> Interval:

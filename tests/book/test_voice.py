@@ -1,0 +1,50 @@
+"""One voice for findings: the words follow from the interval, and what is said is shown as Markdown."""
+
+from __future__ import annotations
+
+import pytest
+
+from dwclib.book import finding, in_words, say
+from dwclib.experiments import Comparison, Gain, Interval
+
+ABOVE, BELOW, BETWEEN = Interval(2.0, 1.0, 3.0), Interval(-2.0, -3.0, -1.0), Interval(0.5, -1.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [((ABOVE,), "better"), ((BELOW,), "worse"), ((BETWEEN,), "no detectable difference"),
+     ((Interval(1.0, 0.0, 2.0),), "no detectable difference"), ((Gain(ABOVE, 0.01),), "better"),
+     ((Gain(ABOVE, 0.05),), "no detectable difference"),
+     ((Comparison(BELOW, 0.2, "not detectable"),), "no detectable difference"),
+     ((ABOVE, Gain(ABOVE, 0.01)), "better"), ((BELOW, BELOW), "worse"),
+     ((ABOVE, BELOW), "no detectable difference"), ((ABOVE, BETWEEN), "no detectable difference")],
+)  # fmt: skip
+def test_the_words_follow_from_interval_and_p_value(found, expected):
+    assert in_words(*found) == expected
+
+
+@pytest.mark.parametrize(("found", "word"), [(ABOVE, "wider"), (BELOW, "narrower"), (BETWEEN, "alike")])
+def test_the_words_are_the_writers(found, word):
+    assert in_words(found, more="wider", less="narrower", same="alike") == word
+    said = finding(
+        "the gap changes by", found, "", digits="+.2f", more="wider", less="narrower", same="alike"
+    )
+    assert said == f"the gap changes by {found:+.2f}: **{word}**."
+
+
+@pytest.mark.parametrize("found", [ABOVE, Gain(ABOVE, 0.01), Comparison(ABOVE, 0.01, "supported")])
+def test_a_finding_is_a_sentence_with_number_unit_and_word(found):
+    assert finding("Soft labels: R@10", found) == "Soft labels: R@10 2.0 [1.0, 3.0] points: **better**."
+
+
+def test_an_interval_is_written_as_finely_as_asked():
+    assert f"{Interval(0.126, -0.004, 0.3):+.2f}" == "+0.13 [-0.00, +0.30]"
+    assert f"{ABOVE}" == str(ABOVE) == "2.0 [1.0, 3.0]"
+
+
+def test_one_sentence_is_a_paragraph_and_several_are_a_list(monkeypatch):
+    shown = []
+    monkeypatch.setattr("dwclib.book.voice.display", shown.append)
+    say("All is well.")
+    say("first", "second")
+    assert [output.data for output in shown] == ["All is well.", "- first\n- second"]
