@@ -6,9 +6,12 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
+MOST = 400  # characters of a problem, which may repeat what a file holds
+MAX_SEED = 2**32 - 1  # NumPy's
+
 
 class DwcError(ValueError):
-    """Bad input, told in one sentence.
+    """Bad input, told in one sentence of one line.
 
     Parameters
     ----------
@@ -18,6 +21,8 @@ class DwcError(ValueError):
     """
 
     def __init__(self, problem: str, *, where: str | Path, remedy: str) -> None:
+        problem = " ".join(problem.split())
+        problem = problem if len(problem) <= MOST else f"{problem[: MOST // 2]} ... {problem[-MOST // 2 :]}"
         self.problem, self.where, self.remedy = problem, str(where), remedy
         super().__init__(f"{where}: {problem}. {remedy}")
 
@@ -68,8 +73,10 @@ def checked_seed(seed: object) -> int:
     Raises
     ------
     ConfigError
-        When it is not a natural number.
+        When it is not a natural number, or larger than `MAX_SEED`.
     """
-    if not isinstance(seed, Integral) or isinstance(seed, bool) or seed < 0:
-        raise ConfigError(f"the seed {seed!r} is no natural number", where="seed", remedy="Use 0, 1, 2, ...")
+    if not isinstance(seed, Integral) or isinstance(seed, bool) or not 0 <= int(seed) <= MAX_SEED:
+        raise ConfigError(
+            f"the seed {seed!r} is no natural number below 2^32", where="seed", remedy="Use 0, 1, 2, ..."
+        )
     return int(seed)

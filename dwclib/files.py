@@ -1,19 +1,26 @@
-"""Files that are never half-written, and names that change when their content would."""
+"""Files that are never half-written, read with care, and names that change when their content would."""
 
 from __future__ import annotations
 
 import ast
+import codecs
 import contextlib
 import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import tempfile
 import tokenize
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+import yaml
+
+from dwclib.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -28,6 +35,100 @@ def cache_folder(*parts: str) -> Path:
     folder = Path(os.environ.get("DWC_CACHE") or ROOT / ".cache").joinpath(*parts)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def text_of(path: Path, *, most: int = 16 * 2**20) -> str:
+    """Read a text file as the editors of all systems write it: UTF-8, or UTF-16 with its mark.
+
+    Parameters
+    ----------
+    most : bytes that such a file may have.
+
+    Raises
+    ------
+    OSError
+        When it is not there, or may not be read.
+    ValueError
+        When it is no regular file, larger, or in another encoding.
+    """
+    if path.exists() and not path.is_file():
+        raise ValueError("it is no file")
+    if (size := path.stat().st_size) > most:
+        raise ValueError(f"it has {size:,} bytes")
+    content = path.read_bytes()
+    marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        return content.decode("utf-16" if marked else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"byte {error.start} is not UTF-8") from error
+
+
+def read_yaml(path: Path | str) -> Any:
+    """Read a YAML file of keys and plain values: numbers, true and false, texts, lists. An empty one is None.
+
+    Numbers are those of YAML 1.2 (``1e-3`` is one, ``1:30`` is a text); nothing else is guessed.
+
+    Raises
+    ------
+    ConfigError
+        When it cannot be read, is no YAML, has a key twice, or uses tags, aliases or merges.
+    """
+    return _parsed(Path(path), lambda text: yaml.load(text, _Yaml), "Name a YAML file of keys and values.")
+
+
+def read_json(path: Path | str) -> Any:
+    """Read a JSON file of settings.
+
+    Raises
+    ------
+    ConfigError
+        When it cannot be read, or is no JSON.
+    """
+    return _parsed(Path(path), json.loads, "Write it again, or restore it.")
+
+
+def _parsed(path: Path, parse: Callable[[str], Any], remedy: str) -> Any:
+    try:
+        return parse(text_of(path))
+    except (OSError, yaml.YAMLError, ValueError, LookupError, RecursionError) as error:
+        problem = str(error)
+        if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+            problem = f"{error.problem}, line {error.problem_mark.line + 1}"
+        raise ConfigError(f"it cannot be read ({problem})", where=path, remedy=remedy) from error
+
+
+class _Yaml(yaml.SafeLoader):
+    """YAML without what surprises: no key twice, no aliases, no dates, no octal numbers, no yes for true."""
+
+    yaml_implicit_resolvers: dict = {}  # noqa: RUF012  a subclass of its own, filled below
+    yaml_constructors = {  # noqa: RUF012
+        tag: build
+        for tag, build in yaml.SafeLoader.yaml_constructors.items()
+        if tag is None or tag.rpartition(":")[2] in ("null", "bool", "int", "float", "str", "seq", "map")
+    }
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.composer.ComposerError(None, None, "aliases are not used here", event.start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict:
+        names = Counter(str(key.value) for key, _ in node.value)
+        for key, _ in node.value:
+            if names[str(key.value)] > 1:
+                problem = f"the key {key.value!r} is there twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+for _tag, _pattern in {
+    "null": r"~|null|Null|NULL|",
+    "bool": r"true|True|TRUE|false|False|FALSE",
+    "int": r"[-+]?(0|[1-9][0-9]*)",
+    "float": r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?",
+}.items():
+    _Yaml.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), None)
 
 
 @contextlib.contextmanager

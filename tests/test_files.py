@@ -1,10 +1,12 @@
+import os
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from dwclib.errors import ConfigError, DwcError, checked_seed
-from dwclib.files import atomic, cache_folder, code_of, fingerprint, meaning_of
+from dwclib.files import atomic, cache_folder, code_of, fingerprint, meaning_of, read_json, read_yaml
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
@@ -59,7 +61,79 @@ def test_an_error_says_what_where_and_what_to_do():
     assert str(error) == "a.json, record 3: it is empty. Fill it."
 
 
-@pytest.mark.parametrize("seed", [0.5, "1", None, True, -1])
+def test_an_error_is_one_line_and_shows_little_of_a_file():
+    error = DwcError("x" * 10_000 + "\n\ny", where="a.json", remedy="Fill it.")
+    assert len(str(error)) < 500
+    assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("content", "value"),
+    [
+        (b"", None),
+        (b"rate: 1e-3", {"rate": 1e-3}),
+        (b"rate: -2.5E+3", {"rate": -2500.0}),
+        (b"a: [1, 0x10, 010, 1:30, yes, .inf, ~, true]",
+         {"a": [1, "0x10", "010", "1:30", "yes", ".inf", None, True]}),
+        (b"day: 2001-01-01", {"day": "2001-01-01"}),
+        (b"\xef\xbb\xbfname: Fr\xc3\xa4nzi", {"name": "Fr\u00e4nzi"}),
+        ("name: Fr\u00e4nzi\r\n".encode("utf-16"), {"name": "Fr\u00e4nzi"}),
+    ],
+)  # fmt: skip
+def test_yaml_is_read_as_it_is_meant(tmp_path, content, value):
+    (tmp_path / "a.yml").write_bytes(content)
+    assert read_yaml(tmp_path / "a.yml") == value
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("name: Fr\u00e4nzi".encode("latin-1"), "byte 8 is not UTF-8"),
+        (b"a: 1\nb: 2\na: 3", "the key 'a' is there twice, line 1"),
+        (b"b: {c: 1, c: 1}", "the key 'c' is there twice"),
+        (b"a: &x [1]\nb: [*x, *x]", "aliases are not used"),
+        (b"a: [", "line 1"),
+        pytest.param(b"[" * 100_000, "recursion", id="deep"),
+        pytest.param(b"a: " + b"9" * 5_000, "digits", id="long number"),
+        (b"!!bool maybe", "maybe"),
+        (b"!!python/object/apply:os.getcwd []", "tag"),
+        (b"? [1]\n: 2", "unhashable"),
+        (b"\0", "characters"),
+        (None, "No such file"),
+    ],
+)
+def test_other_yaml_is_refused_in_one_line(tmp_path, content, problem):
+    if content is not None:
+        (tmp_path / "a.yml").write_bytes(content)
+    with pytest.raises(ConfigError, match=problem) as error:
+        read_yaml(tmp_path / "a.yml")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("read", [read_yaml, read_json])
+def test_what_is_no_file_is_refused(tmp_path, read):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    for path in (tmp_path, tmp_path / "pipe", Path("/dev/zero"), tmp_path / "link", "a\0b"):
+        with pytest.raises(ConfigError, match="cannot be read"):
+            read(path)
+
+
+def test_a_file_too_large_for_settings_is_not_read(tmp_path):
+    with open(tmp_path / "a.yml", "wb") as file:
+        file.truncate(17_000_000)
+    with pytest.raises(ConfigError, match="17,000,000 bytes"):
+        read_yaml(tmp_path / "a.yml")
+
+
+@pytest.mark.parametrize("content", ["", "{", pytest.param("[" * 100_000, id="deep")])
+def test_damaged_json_is_refused(tmp_path, content):
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(ConfigError, match=r"a\.json: it cannot be read"):
+        read_json(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("seed", [0.5, "1", None, True, -1, 2**32])
 def test_a_seed_is_a_natural_number(seed):
     with pytest.raises(ConfigError, match="natural number"):
         checked_seed(seed)
