@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -92,10 +93,29 @@ def pretrain_clip(
     -------
     The zero-shot figures on the validation split, as in ``metrics.json``.
     """
+    from open_clip import ClipLoss
+
     start = time.time()
     model, tokenizer = _new_model(folder, seed)
     dataset = synthfashion("pretrain", images=images)
-    _fit(model, tokenizer, dataset, epochs, batch, learning_rate, weight_decay, seed)
+    matrices = [p for p in model.parameters() if p.ndim >= 2]
+    others = [p for p in model.parameters() if p.ndim < 2]
+    optimizer = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}],
+        lr=learning_rate,
+        betas=(0.9, 0.98),
+    )
+    rng, loss_of = np.random.default_rng(seed), ClipLoss()
+
+    def losses() -> Iterator[Tensor]:
+        for _ in range(epochs):
+            order = rng.permutation(images)
+            for rows in order[: images // batch * batch].reshape(-1, batch):
+                yield loss_of(*model(*_batch(model, tokenizer, dataset, rows, rng)))
+                with torch.no_grad():  # after the step
+                    model.logit_scale.clamp_(0, math.log(100))
+
+    _fit(optimizer, losses(), epochs * (images // batch), clipped=model.parameters())
     _save_weights(model, folder / WEIGHTS)
     settings = {"images": images, "epochs": epochs, "batch": batch, "learning_rate": learning_rate,
                 "weight_decay": weight_decay, "seed": seed}  # fmt: skip
@@ -134,26 +154,19 @@ def pretrain_cnn(
     heads = nn.ModuleList([nn.Linear(net.channels, len(values)) for values in ATTRIBUTES.values()])
     dataset = synthfashion("pretrain", images=images)
     pictures, codes = torch.from_numpy(np.array(dataset.pictures)), torch.from_numpy(dataset.codes)
-    steps = epochs * (images // batch)
     optimizer = torch.optim.AdamW(
         [*net.parameters(), *heads.parameters()], lr=learning_rate, weight_decay=weight_decay
     )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _warm_cosine(step, steps))
-    bar = tqdm(total=steps, desc="pretrain")
-    for _ in range(epochs):
-        for rows in torch.randperm(images)[: images // batch * batch].split(batch):
-            pooled = net(pictures[rows]).mean(dim=(2, 3))  # (B, C, h, w) -> (B, C)
-            losses = [
-                nn.functional.cross_entropy(head(pooled), codes[rows, column])
-                for column, head in enumerate(heads)
-            ]
-            loss = torch.stack(losses).sum()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            bar.update()
-            bar.set_postfix(loss=f"{loss.item():.3f}")
+
+    def losses() -> Iterator[Tensor]:
+        for _ in range(epochs):
+            for rows in torch.randperm(images)[: images // batch * batch].split(batch):
+                pooled = net(pictures[rows]).mean(dim=(2, 3))  # (B, C, h, w) -> (B, C)
+                told = zip(heads, codes[rows].T, strict=True)
+                each = [nn.functional.cross_entropy(head(pooled), code) for head, code in told]
+                yield torch.stack(each).sum()
+
+    _fit(optimizer, losses(), epochs * (images // batch))
     _save_weights(net.body, folder / CNN_WEIGHTS)
     metrics = {**_attributes_told(net.eval(), heads), "minutes": round((time.time() - start) / 60, 1)}
     settings = {"images": images, "epochs": epochs, "batch": batch, "learning_rate": learning_rate,
@@ -207,41 +220,25 @@ def _new_model(folder: Path, seed: int) -> tuple[Any, Any]:
 
 
 def _fit(
-    model: Any,
-    tokenizer: Any,
-    dataset: SynthFashion,
-    epochs: int,
-    batch: int,
-    learning_rate: float,
-    weight_decay: float,
-    seed: int,
+    optimizer: torch.optim.Optimizer, losses: Iterator[Tensor], steps: int, *, clipped: Iterable[Tensor] = ()
 ) -> None:
-    from open_clip import ClipLoss
+    """Take a step on each loss; the learning rate warms up and falls to zero along a cosine.
 
-    steps = epochs * (len(dataset.pictures) // batch)
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    others = [p for p in model.parameters() if p.ndim < 2]
-    optimizer = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}],
-        lr=learning_rate, betas=(0.9, 0.98),
-    )  # fmt: skip
+    Parameters
+    ----------
+    optimizer, losses, steps : of the training.
+    clipped : the weights whose gradients are held to a norm of one.
+    """
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _warm_cosine(step, steps))
-    loss_of, rng = ClipLoss(), np.random.default_rng(seed)
-    bar = tqdm(total=steps, desc="pretrain")
-    for _ in range(epochs):
-        order = rng.permutation(len(dataset.pictures))
-        for start in range(0, len(order) - batch + 1, batch):
-            rows = order[start : start + batch]
-            loss = loss_of(*model(*_batch(model, tokenizer, dataset, rows, rng)))
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            with torch.no_grad():
-                model.logit_scale.clamp_(0, math.log(100))
-            bar.update()
-            bar.set_postfix(loss=f"{loss.item():.3f}")
+    clipped = list(clipped)
+    bar = tqdm(losses, total=steps, desc="pretrain")
+    for loss in bar:
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(clipped, 1.0)
+        optimizer.step()
+        schedule.step()
+        bar.set_postfix(loss=f"{loss.item():.3f}")
 
 
 def _batch(
