@@ -121,31 +121,34 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
 
 
 def _book(options: argparse.Namespace) -> None:
-    from dwclib.book import execute as book
+    from dwclib.book.execute import Book, execute
 
-    chosen = book.Book(options.profile)
+    book = Book(options.profile)
     if options.only or options.force:
-        book.execute(chosen, only=options.only, force=options.force, cell_timeout=options.cell_timeout)
+        execute(book, only=options.only, force=options.force, cell_timeout=options.cell_timeout)
     else:
-        book.build(chosen, cell_timeout=options.cell_timeout)
+        from dwclib.book.site import build
+
+        build(book, cell_timeout=options.cell_timeout)
 
 
 def _prepare(options: argparse.Namespace) -> None:
-    from dwclib.book import execute as book
+    from dwclib.book.execute import Book, prepare
 
-    book.prepare(book.Book(options.profile), options.out)
+    prepare(Book(options.profile), options.out)
 
 
 def _store_outputs(options: argparse.Namespace) -> None:
-    from dwclib.book import execute as book
+    from dwclib.book.execute import Book, store_outputs
 
-    book.store_outputs(book.Book(options.profile), only=options.only)
+    store_outputs(Book(options.profile), only=options.only)
 
 
 def _check(options: argparse.Namespace) -> int:
-    from dwclib.book import execute as book
+    from dwclib.book.check import problems
+    from dwclib.book.execute import Book
 
-    found = book.problems(book.Book(options.profile))
+    found = problems(Book(options.profile))
     print("\n".join(found) or "The notebooks are in form.")
     return bool(found)
 
@@ -165,9 +168,9 @@ def _experiment(options: argparse.Namespace) -> None:
 
 
 def _results(options: argparse.Namespace) -> None:
-    from dwclib.book import execute as book
+    from dwclib.book.execute import Book, keep_results
 
-    print(book.keep_results(book.Book(options.profile)))
+    print(keep_results(Book(options.profile)))
 
 
 def _bench(options: argparse.Namespace) -> None:

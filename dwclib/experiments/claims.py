@@ -160,24 +160,6 @@ def judge(path: Path = CLAIMS, *, profile: str = "laptop", folder: Path = FOLDER
     return list(parts.values())
 
 
-def claims_page(path: Path = CLAIMS, *, profile: str = "laptop", folder: Path = FOLDER) -> str:
-    """Return the page of claims, in Markdown."""
-    declared = yaml.safe_load(path.read_text(encoding="utf-8"))
-    parts = judge(path, profile=profile, folder=folder)
-    sections = []
-    for claim, content in declared.items():
-        rows = [_row(part) for part in parts if part.claim == claim]
-        head = "| part | tested by | effect with its 95 % interval | verdict |\n|---|---|---|---|\n"
-        sections.append(f"## {claim}\n\n*{content['says']}*\n\n{head}" + "\n".join(rows))
-    tests = sum(part.found is not None for part in parts)
-    return _PAGE.format(sections="\n\n".join(sections), profile=profile, tests=tests)
-
-
-def _row(part: Part) -> str:
-    effect = part.why_not if part.found is None else f"{part.found.interval} {part.unit}"
-    return f"| {part.says} | {part.where} | {effect} | **{part.verdict}** |"
-
-
 def _test_of(part: Mapping[str, Any], path: Path) -> tuple[str, dict[str, Any]]:
     named = [key for key in part if key != "says"]
     if len(named) != 1 or named[0] not in TRIALS or "grid" not in part[named[0]]:
@@ -187,27 +169,3 @@ def _test_of(part: Mapping[str, Any], path: Path) -> tuple[str, dict[str, Any]]:
             remedy=f"Name one of {', '.join(TRIALS)}, with its grid, or say why it is untestable.",
         )
     return named[0], dict(part[named[0]])
-
-
-_PAGE = """# The paper's claims, and what they come to here
-
-What the paper says, part by part, and what the experiments of part 3 found: on SynthFashion, with the book's
-small pre-trained networks and short trainings (profile *{profile}*). A verdict here is a verdict about this
-setting. The parts and their tests were written down in `data/claims.yml` before any result was looked at;
-this page is computed from the stored rows each time the book is built.
-
-**The rule.** Each part is put so that it says "this difference is positive". It is
-
-- **supported here** if its interval lies above zero, and its p-value, corrected by Holm for all {tests}
-  tests of this page, is below 0.05;
-- **not supported here** if its interval lies below zero likewise, or lies wholly below 1: there may be an
-  effect, but it is too small to be worth the name (a point of Recall@10, a hundredth of a weight, a distance
-  or a correlation);
-- **not detectable** otherwise: these runs cannot tell;
-- **not testable here** if nothing in this world could tell.
-
-The interval is the wider one of two: Student's t over seeds, and a bootstrap over seeds and queries (notebook
-11 derives both).
-
-{sections}
-"""

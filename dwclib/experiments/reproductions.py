@@ -130,15 +130,6 @@ def reproductions() -> pd.DataFrame:
     return pd.DataFrame(_row(name) for name in real_recipes()).set_index("recipe")
 
 
-def reproductions_page() -> str:
-    """Return the page of reproductions, in Markdown."""
-    table = reproductions().reset_index()
-    lines = ["| " + " | ".join(table.columns) + " |", "|" + "---|" * len(table.columns)]
-    lines += ["| " + " | ".join(row) + " |" for row in table.itertuples(index=False)]
-    done = int((table["measured here"] != "").sum())
-    return _PAGE.format(table="\n".join(lines), done=done, recipes=len(table))
-
-
 def _reported(recipe: str) -> dict[str, Any]:
     """Return DWC's row of the reported results of a recipe's dataset."""
     dataset = recipe.removesuffix("-fast").partition("-")[0]
@@ -167,28 +158,3 @@ def _method(config: Config) -> dict[str, dict[str, Any]]:
     for key in ("clip_weights", "cnn_weights"):
         found["model"][key] = found["model"][key] is not None
     return found
-
-
-_PAGE = """# Reproducing the reported results
-
-One recipe per dataset and category, with the published hyper-parameters, and beside it a faster one. Each is
-one command (notebook 14 says what the folder must hold):
-
-```
-python -m dwclib train data/recipes/fashioniq-dress.yml --data PATH \\
-  --out runs/dress
-python -m dwclib evaluate runs/dress --publish fashioniq-dress
-```
-
-The second command fills the row below. Where "measured here" is empty, nobody has run the recipe: {done} of
-{recipes} recipes have been run so far, and nothing is guessed. What is reported comes from the page of
-[reported results](reported.md); the `-fast` recipes are held against the same numbers. No source that this
-book quotes reports DWC on CSS3D or CIRR.
-
-{table}
-
-Without a network, the weights are files: `--encoder-weights FILE` for CLIP, `--cnn-weights FILE` for
-ResNet-50, and `--encoder NAME` takes any other model of open_clip. Each recall says on how many of the
-annotated queries it stands: copies of FashionIQ lack images that the shop has taken down, and `missing: drop`
-in the recipe's `data` section leaves out the queries that need them.
-"""

@@ -7,7 +7,10 @@ import pytest
 
 from dwclib.__main__ import main
 from dwclib.book import execute as book
-from dwclib.book.execute import Book, BookError, declared_parameters, problems, stamp_of
+from dwclib.book import site
+from dwclib.book.check import problems
+from dwclib.book.execute import Book, BookError
+from dwclib.book.notebooks import declared_parameters, stamp_of
 from dwclib.errors import ConfigError
 
 
@@ -281,8 +284,8 @@ def test_a_notebook_out_of_form_is_told(root, message):
 
 
 def test_the_site_has_stamps_and_is_built_once(root, monkeypatch):
-    for name in ("_config.yml", "_toc.yml"):
-        (root / name).touch()
+    (root / "_config.yml").touch()
+    (root / "_toc.yml").write_text("root: book/execution\n")
     rendered = []
 
     def render(chosen, stage):
@@ -290,9 +293,9 @@ def test_the_site_has_stamps_and_is_built_once(root, monkeypatch):
         (chosen.build / "html").mkdir(exist_ok=True)
         (chosen.build / "html" / "index.html").touch()
 
-    monkeypatch.setattr(book, "_render", render)
+    monkeypatch.setattr(site, "_render", render)
     for _ in range(2):
-        book.build(Book("smoke", root))
+        site.build(Book("smoke", root))
     assert len(rendered) == 1
     assert {"notebooks/01_first.ipynb", "book/execution.md", "data/card.md", "_toc.yml"} <= set(rendered[0])
     staged = get(root / "_build/stage/notebooks/01_first.ipynb")["cells"]
@@ -313,10 +316,10 @@ def test_a_warning_of_jupyter_book_stops_the_build(root, capsys):
     (root / "book/references.bib").touch()
     for _ in range(2):  # the second build has read the page before
         with pytest.raises(BookError, match="warnings above"):
-            book.build(Book("smoke", root))
+            site.build(Book("smoke", root))
         assert "nowhere" in capsys.readouterr().err
     (root / "book/index.md").write_text("# Hello\n")
-    assert book.build(Book("smoke", root)).exists()
+    assert site.build(Book("smoke", root)).exists()
 
 
 def test_the_command_line_tells_bad_input_in_one_line(capsys):

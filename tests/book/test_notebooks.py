@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from dwclib.book.execute import CHECKED, SOLUTION, Book, prepare, problems, read_notebook, stamp_of
+from dwclib.book.check import problems
+from dwclib.book.execute import Book, prepare
+from dwclib.book.notebooks import CHECKED, SOLUTION, read_notebook, stamp_of
 
 ROOT = Path(__file__).resolve().parents[2]
 BOOK = Book("smoke")

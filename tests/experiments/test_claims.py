@@ -7,9 +7,10 @@ import re
 import pytest
 import yaml
 
+from dwclib.book.pages import claims_page
 from dwclib.errors import ConfigError, ResultsError
 from dwclib.experiments import FOLDER, verdict
-from dwclib.experiments.claims import CLAIMS, TRIALS, claims_page, judge
+from dwclib.experiments.claims import CLAIMS, TRIALS, judge
 
 
 @pytest.fixture(scope="module")

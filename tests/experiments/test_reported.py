@@ -6,7 +6,8 @@ import re
 
 import pytest
 
-from dwclib.experiments.reported import SOURCES, TITLES, draw_reported, reported, reported_page
+from dwclib.book.pages import draw_reported, reported_page
+from dwclib.experiments.reported import SOURCES, TITLES, reported
 
 
 @pytest.mark.parametrize("name", list(TITLES))

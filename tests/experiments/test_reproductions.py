@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from dwclib.__main__ import main
+from dwclib.book.pages import reproductions_page
 from dwclib.data import datasets
 from dwclib.errors import ConfigError
 from dwclib.experiments import reproductions as module
@@ -19,7 +20,6 @@ from dwclib.experiments.reproductions import (
     measured,
     real_recipes,
     reproductions,
-    reproductions_page,
 )
 from dwclib.training import config
 from dwclib.training.config import read_recipe

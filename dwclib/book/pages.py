@@ -1,0 +1,218 @@
+"""The pages that are computed when the site is built: run times, claims, reported results, reproductions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import yaml
+
+from dwclib.book.notebooks import read_notebook, source_of, stamp_of
+from dwclib.experiments.claims import CLAIMS, Part, judge
+from dwclib.experiments.reported import SHOWN, SOURCES, TITLES, reported
+from dwclib.experiments.reproductions import reproductions
+from dwclib.experiments.store import FOLDER
+
+
+def write_pages(folder: Path, executed: Sequence[Path], *, listed: str) -> None:
+    """Write those that the book has, in Markdown, and the figure of reported results.
+
+    Parameters
+    ----------
+    folder : with the other pages.
+    executed : the executed notebooks.
+    listed : the table of contents.
+    """
+    pages: dict[str, Callable[[], str]] = {
+        "execution": lambda: execution_page(executed),
+        "claims": claims_page,
+        "reported": lambda: reported_page(draw_reported(folder / "reported.svg").name),
+        "reproductions": reproductions_page,
+    }
+    for name, page in pages.items():
+        if f"book/{name}" in listed:
+            (folder / f"{name}.md").write_text(page(), encoding="utf-8")
+
+
+def execution_page(executed: Sequence[Path]) -> str:
+    """Return the table of run times, by the stamps of executed notebooks."""
+    stamps = [(path, stamp_of(path)) for path in executed]
+    rows = [
+        (f"[{_title(path)}](../notebooks/{path.name})", stamp["profile"], stamp["date"], stamp["device"],
+         f"{stamp['seconds']:.0f}", f"{max(stamp['peak_memory_gb'].values()):.1f}")
+        for path, stamp in stamps
+    ]  # fmt: skip
+    total = sum(stamp["seconds"] for _, stamp in stamps)
+    head = ("page", "profile", "executed", "device", "seconds", "peak memory, GB")
+    return _EXECUTION.format(table=_table(head, [*rows, ("all pages", "", "", "", f"{total:.0f}", "")]))
+
+
+def claims_page(path: Path = CLAIMS, *, profile: str = "laptop", folder: Path = FOLDER) -> str:
+    """Return the page of claims: each part with its test, its interval and its verdict.
+
+    Parameters
+    ----------
+    path : of the claims.
+    profile, folder : of the results that decide.
+    """
+    declared = yaml.safe_load(path.read_text(encoding="utf-8"))
+    parts = judge(path, profile=profile, folder=folder)
+    head = ("part", "tested by", "effect with its 95 % interval", "verdict")
+    sections = [
+        f"## {claim}\n\n*{content['says']}*\n\n{_table(head, [_row(p) for p in parts if p.claim == claim])}"
+        for claim, content in declared.items()
+    ]
+    tests = sum(part.found is not None for part in parts)
+    return _CLAIMS.format(sections="\n\n".join(sections), profile=profile, tests=tests)
+
+
+def draw_reported(path: Path) -> Path:
+    """Draw R@10 of every method on every dataset, DWC's in colour, as SVG."""
+    import matplotlib as mpl
+    import matplotlib.pyplot as plt
+
+    from dwclib.book import plots
+
+    with mpl.rc_context():
+        plots.use_style()
+        figure, axes = plt.subplots(1, len(TITLES), figsize=(9.0, 3.0))
+        for axis, (name, title) in zip(axes, TITLES.items(), strict=True):
+            values = reported(name)[SHOWN[name]].dropna().sort_values()
+            colours = [plots.MIX if method == "DWC" else plots.INK for method in values.index]
+            axis.hlines(range(len(values)), 0, values, color=plots.GREY, linewidth=0.8)
+            axis.scatter(values, range(len(values)), color=colours, zorder=3)
+            axis.set_yticks(range(len(values)), list(values.index))
+            axis.set(title=title, xlabel=f"reported {SHOWN[name]} (%)", xlim=(0, None))
+        figure.savefig(path, format="svg", metadata={"Date": None})
+        plt.close(figure)
+    return path
+
+
+def reported_page(figure: str) -> str:
+    """Return the page of reported results.
+
+    Parameters
+    ----------
+    figure : the path of what `draw_reported` drew, seen from the page.
+    """
+    tables = []
+    for name, title in TITLES.items():
+        shown = reported(name).reset_index()
+        rows = [_bold_dwc([_cell(value) for value in row]) for row in shown.itertuples(index=False)]
+        tables.append(f"## {title}\n\n{_table(shown.columns, rows)}")
+    sources = "\n".join(f"- **{key}**: {text}." for key, text in SOURCES.items())
+    return _REPORTED.format(figure=figure, tables="\n\n".join(tables), sources=sources)
+
+
+def reproductions_page() -> str:
+    """Return the page of reproductions: what each recipe should reach, and what was measured."""
+    table = reproductions().reset_index()
+    done = int((table["measured here"] != "").sum())
+    text = _table(table.columns, table.itertuples(index=False))
+    return _REPRODUCTIONS.format(table=text, done=done, recipes=len(table))
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """Return a table in Markdown."""
+    titles = list(head)
+    lines = [titles, ["---"] * len(titles), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _title(path: Path) -> str:
+    return source_of(read_notebook(path)["cells"][0]).split("\n")[0].lstrip("# ")
+
+
+def _row(part: Part) -> tuple[str, ...]:
+    effect = part.why_not if part.found is None else f"{part.found.interval} {part.unit}"
+    return part.says, part.where, effect, f"**{part.verdict}**"
+
+
+def _cell(value: object) -> str:
+    """Return a number with two decimals, nothing for what no source gives."""
+    text = f"{value:.2f}" if isinstance(value, float) else str(value)
+    return "" if text == "nan" else text
+
+
+def _bold_dwc(cells: Sequence[str]) -> list[str]:
+    return [f"**{cell}**" if cells[0] == "DWC" and cell else cell for cell in cells]
+
+
+_EXECUTION = """# When and where each page was executed
+
+Every number and figure in this book comes from a run of the notebook that shows it, by papermill, from its
+first cell to its last. A page whose notebook, library, data or parameters have changed is executed again.
+
+{table}
+"""
+
+_CLAIMS = """# The paper's claims, and what they come to here
+
+What the paper says, part by part, and what the experiments of part 3 found: on SynthFashion, with the book's
+small pre-trained networks and short trainings (profile *{profile}*). A verdict here is a verdict about this
+setting. The parts and their tests were written down in `data/claims.yml` before any result was looked at;
+this page is computed from the stored rows each time the book is built.
+
+**The rule.** Each part is put so that it says "this difference is positive". It is
+
+- **supported here** if its interval lies above zero, and its p-value, corrected by Holm for all {tests}
+  tests of this page, is below 0.05;
+- **not supported here** if its interval lies below zero likewise, or lies wholly below 1: there may be an
+  effect, but it is too small to be worth the name (a point of Recall@10, a hundredth of a weight, a distance
+  or a correlation);
+- **not detectable** otherwise: these runs cannot tell;
+- **not testable here** if nothing in this world could tell.
+
+The interval is the wider one of two: Student's t over seeds, and a bootstrap over seeds and queries (notebook
+11 derives both).
+
+{sections}
+"""
+
+_REPORTED = """# Reported results
+
+What others have reported on real datasets, in per cent. These are the only numbers of the literature that the
+book quotes; none of them was measured here. Compare only within a column, and only where the protocol is the
+same: notebook 10 shows what a protocol alone is worth.
+
+```{{figure}} {figure}
+:alt: Dot plots of reported Recall@10 on FashionIQ, Shoes and Fashion200K, one method a row, DWC in green.
+:name: fig-reported
+
+Reported Recall@10. Green: DWC. Methods above it on FashionIQ and Shoes use larger or later networks.
+```
+
+{tables}
+
+Whether the row of Combiner is truly of the VAL protocol is disputed: its evaluator keeps the original
+gallery. On Fashion200K the text that goes in differs between methods; DWC's released code appends the
+target's own caption, which notebook 16 examines.
+
+## Sources
+
+{sources}
+"""
+
+_REPRODUCTIONS = """# Reproducing the reported results
+
+One recipe per dataset and category, with the published hyper-parameters, and beside it a faster one. Each is
+one command (notebook 14 says what the folder must hold):
+
+```
+python -m dwclib train data/recipes/fashioniq-dress.yml --data PATH \\
+  --out runs/dress
+python -m dwclib evaluate runs/dress --publish fashioniq-dress
+```
+
+The second command fills the row below. Where "measured here" is empty, nobody has run the recipe: {done} of
+{recipes} recipes have been run so far, and nothing is guessed. What is reported comes from the page of
+[reported results](reported.md); the `-fast` recipes are held against the same numbers. No source that this
+book quotes reports DWC on CSS3D or CIRR.
+
+{table}
+
+Without a network, the weights are files: `--encoder-weights FILE` for CLIP, `--cnn-weights FILE` for
+ResNet-50, and `--encoder NAME` takes any other model of open_clip. Each recall says on how many of the
+annotated queries it stands: copies of FashionIQ lack images that the shop has taken down, and `missing: drop`
+in the recipe's `data` section leaves out the queries that need them.
+"""

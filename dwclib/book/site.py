@@ -1,0 +1,86 @@
+"""The site: the executed notebooks and the pages laid out, and rendered by Jupyter Book."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from dwclib.book.execute import Book, BookError, execute
+from dwclib.book.notebooks import Notebook, read_notebook, source_of, tags_of, write_notebook
+from dwclib.book.pages import write_pages
+from dwclib.files import atomic, fingerprint
+
+
+def build(book: Book, *, cell_timeout: int = 900) -> Path:
+    """Execute what is not fresh, stage the sources, and let Jupyter Book make the site.
+
+    Parameters
+    ----------
+    book : which notebooks, with which profile.
+    cell_timeout : seconds that one cell may take.
+
+    Returns
+    -------
+    The site's first page.
+
+    Raises
+    ------
+    BookError
+        When a notebook fails, or Jupyter Book warns of anything.
+    """
+    executed = execute(book, cell_timeout=cell_timeout)
+    stage = _stage(book, executed)
+    files = [path for path in sorted(stage.rglob("*")) if path.is_file()]
+    key = fingerprint([str(path.relative_to(stage)) for path in files], *files)
+    mark, page = book.build / "site.fingerprint", book.build / "html" / "index.html"
+    if not (page.exists() and mark.exists() and mark.read_text() == key):
+        if not mark.exists():  # the last build failed: Sphinx would not warn again of pages it has read
+            shutil.rmtree(book.build / ".doctrees", ignore_errors=True)
+        mark.unlink(missing_ok=True)
+        _render(book, stage)
+        mark.write_text(key)
+    print(f"The book: {page}", flush=True)
+    return page
+
+
+def _stage(book: Book, executed: list[Path]) -> Path:
+    """Lay out what Jupyter Book reads: configuration, pages, and the stamped notebooks."""
+    with atomic(book.build / "stage") as stage:
+        shutil.copytree(book.root / "book", stage / "book")
+        shutil.copytree(book.root / "data", stage / "data", ignore=shutil.ignore_patterns("*.safetensors"))
+        for name in ("_config.yml", "_toc.yml"):
+            shutil.copy(book.root / name, stage / name)
+        for path in executed:
+            write_notebook(stage / "notebooks" / path.name, _staged(read_notebook(path)))
+        write_pages(stage / "book", executed, listed=(stage / "_toc.yml").read_text(encoding="utf-8"))
+    return book.build / "stage"
+
+
+def _staged(notebook: Notebook) -> Notebook:
+    """Write the stamp under the title and hide the cell that papermill injected."""
+    stamp = notebook["metadata"]["dwc_book"]
+    versions = stamp["versions"]
+    line = (
+        f'<p class="stamp">Executed {stamp["date"]} on {stamp["device"]}, in {stamp["seconds"]:.0f} s. '
+        f"Profile {stamp['profile']}, Python {versions['python']}, torch {versions['torch']}.</p>"
+    )
+    first = notebook["cells"][0]
+    title, _, rest = source_of(first).partition("\n")
+    first["source"] = f"{title}\n\n{line}\n{rest}"
+    for cell in notebook["cells"]:
+        if "injected-parameters" in tags_of(cell):
+            cell["metadata"]["tags"].append("remove-cell")
+    return notebook
+
+
+def _render(book: Book, stage: Path) -> None:
+    command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(stage)]
+    options = ["-n", "-W", "--keep-going", "--path-output", str(book.root)]
+    found = subprocess.run(command + options, capture_output=True, text=True, check=False)
+    if found.returncode or not (book.build / "html" / "index.html").exists():
+        print(found.stdout[-4000:], found.stderr[-4000:], file=sys.stderr)
+        raise BookError(
+            "Jupyter Book reported the warnings above", where=stage, remedy="Mend the pages that they name."
+        )
