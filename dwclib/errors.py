@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from numbers import Integral
 from pathlib import Path
+from reprlib import repr as brief  # never long, never deep, whatever a file holds
 from typing import Any
 
 MOST = 400  # characters of a problem, which may repeat what a file holds
@@ -65,6 +67,22 @@ class GalleryError(DwcError):
 
 class ConfigError(DwcError):
     """An unknown profile, parameter or setting, or one of the wrong type."""
+
+
+def check_choice(
+    kind: str,
+    value: object,
+    choices: Iterable[str],
+    where: str | Path,
+    *,
+    error: type[DwcError] | None = None,
+) -> None:
+    """Raise an error, a ConfigError by default, unless a value is one of its choices."""
+    choices = tuple(choices)
+    if value not in choices:
+        raise error(
+            f"there is no {kind} {brief(value)}", where=where, remedy=f"Use one of {', '.join(choices)}."
+        )
 
 
 def checked_seed(seed: object) -> int:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from dwclib.errors import ConfigError, DatasetError
+from dwclib.errors import DatasetError
 
 if TYPE_CHECKING:
     from dwclib.data.synthfashion import SynthFashion
@@ -118,12 +118,6 @@ def field_of(record: object, name: str, kind: type, where: str) -> Any:
             remedy=f"Give it a {kind.__name__}, or drop the record.",
         )
     return value
-
-
-def check_choice(name: str, value: object, choices: Sequence[str], where: str) -> None:
-    """Raise ConfigError unless an option of a loader has one of its values."""
-    if value not in choices:
-        raise ConfigError(f"there is no {name} {value!r}", where=where, remedy=f"Use {', '.join(choices)}.")
 
 
 def drawn_splits(*, seed: int, train: int, val: int) -> Iterator[tuple[str, SynthFashion]]:

@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dwclib.data.annotations import MAX_JSON, Count, check_choice, drawn_splits, field_of
+from dwclib.data.annotations import MAX_JSON, Count, drawn_splits, field_of
 from dwclib.data.photos import PhotoTriplets, count_files, find_files, write_pictures
 from dwclib.data.synthfashion import SynthFashion
 from dwclib.data.triplets import check_captions
-from dwclib.errors import DatasetError
+from dwclib.errors import DatasetError, check_choice
 from dwclib.files import atomic
 
 SPLITS = ("train", "test")

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from dwclib.data.annotations import Count, check_choice, drawn_splits, read_lines
+from dwclib.data.annotations import Count, drawn_splits, read_lines
 from dwclib.data.photos import PhotoTriplets, count_files, find_files, without_ending, write_pictures
 from dwclib.data.synthfashion import SynthFashion
 from dwclib.data.triplets import check_captions, check_image_ids
-from dwclib.errors import ConfigError, DatasetError, checked_seed
+from dwclib.errors import ConfigError, DatasetError, check_choice, checked_seed
 from dwclib.files import atomic
 
 SPLITS = ("train", "test")

@@ -8,20 +8,12 @@ from reprlib import repr as brief  # never long, never deep, whatever a file hol
 import numpy as np
 from jaxtyping import Int
 
-from dwclib.data.annotations import (
-    Count,
-    check_choice,
-    drawn_splits,
-    field_of,
-    positions,
-    read_json,
-    write_json,
-)
+from dwclib.data.annotations import Count, drawn_splits, field_of, positions, read_json, write_json
 from dwclib.data.garments import ATTRIBUTES
 from dwclib.data.photos import PhotoTriplets, count_files, find_files, write_pictures
 from dwclib.data.synthfashion import SynthFashion
 from dwclib.data.triplets import check_captions, check_image_ids
-from dwclib.errors import ConfigError, DatasetError
+from dwclib.errors import ConfigError, DatasetError, check_choice
 from dwclib.files import atomic
 
 SPLITS = ("train", "val")

@@ -11,7 +11,7 @@ from dataclasses import asdict, astuple, dataclass
 import numpy as np
 from jaxtyping import Int
 
-from dwclib.errors import DatasetError
+from dwclib.errors import DatasetError, check_choice
 
 Colour = tuple[int, int, int]
 
@@ -85,12 +85,7 @@ class Garment:
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if value not in ATTRIBUTES[name]:
-                raise DatasetError(
-                    f"there is no {name} {value!r}",
-                    where="garment",
-                    remedy=f"Use one of {', '.join(ATTRIBUTES[name])}.",
-                )
+            check_choice(name, value, ATTRIBUTES[name], "garment", error=DatasetError)
         if self.accent == self.colour:
             raise DatasetError(
                 f"the accent is {self.accent} like the garment", where="garment", remedy="Use another accent."
@@ -148,13 +143,8 @@ class Scene:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, known in (("background", tuple(BACKDROPS)), ("occluder", OCCLUDERS)):
-            if getattr(self, name) not in known:
-                raise DatasetError(
-                    f"there is no {name} {getattr(self, name)!r}",
-                    where="scene",
-                    remedy=f"Use one of {', '.join(known)}.",
-                )
+        check_choice("background", self.background, BACKDROPS, "scene", error=DatasetError)
+        check_choice("occluder", self.occluder, OCCLUDERS, "scene", error=DatasetError)
         if not 0 <= self.occlusion <= 1:
             raise DatasetError(
                 f"the occlusion {self.occlusion} is no share", where="scene", remedy="Use 0 to 1."

@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dwclib.data.annotations import Count, check_choice, drawn_splits, positions
+from dwclib.data.annotations import Count, drawn_splits, positions
 from dwclib.data.images import ENDINGS
 from dwclib.data.photos import PhotoTriplets, count_files, without_ending, write_pictures
 from dwclib.data.triplets import check_image_ids
-from dwclib.errors import ConfigError, DatasetError
+from dwclib.errors import ConfigError, DatasetError, check_choice
 from dwclib.files import atomic, fingerprint
 
 SPLITS = ("train", "val")

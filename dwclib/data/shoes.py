@@ -10,7 +10,6 @@ import numpy as np
 
 from dwclib.data.annotations import (
     Count,
-    check_choice,
     drawn_splits,
     field_of,
     positions,
@@ -21,7 +20,7 @@ from dwclib.data.annotations import (
 from dwclib.data.photos import PhotoTriplets, count_files, find_files, without_ending, write_pictures
 from dwclib.data.synthfashion import SynthFashion
 from dwclib.data.triplets import check_captions, check_image_ids
-from dwclib.errors import DatasetError
+from dwclib.errors import DatasetError, check_choice
 from dwclib.files import atomic
 
 SPLITS = ("train", "test")

@@ -23,7 +23,7 @@ from dwclib.data.captions import Claim
 from dwclib.data.garments import ATTRIBUTES, Garment, Scene
 from dwclib.data.images import image_store
 from dwclib.data.triplets import Triplets
-from dwclib.errors import ConfigError, checked_seed
+from dwclib.errors import ConfigError, check_choice, checked_seed
 from dwclib.files import cache_folder, fingerprint
 
 # Each split is a world of its own: no garment is shared on purpose, no random number is.
@@ -71,12 +71,7 @@ class Dials:
                 where="dial changes",
                 remedy=f"Use (fewest, most) with 1 <= fewest <= most < {len(NAMES)}.",
             )
-        if self.noise_kind not in NOISE_KINDS:
-            raise ConfigError(
-                f"{self.noise_kind!r} is no kind of noise",
-                where="dial noise_kind",
-                remedy=f"Use one of {', '.join(NOISE_KINDS)}.",
-            )
+        check_choice("kind of noise", self.noise_kind, NOISE_KINDS, "dial noise_kind")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,10 +176,7 @@ def synthfashion(
     ConfigError
         For an unknown split, a seed that is no natural number, or more queries than the images allow.
     """
-    if split not in SPLITS:
-        raise ConfigError(
-            f"there is no split {split!r}", where="synthfashion", remedy=f"Use one of {', '.join(SPLITS)}."
-        )
+    check_choice("split", split, SPLITS, "synthfashion")
     images = IMAGES[split] if images is None else images
     queries = QUERIES[split] if queries is None else queries
     rng = np.random.default_rng([checked_seed(seed), SPLITS[split]])

@@ -3,6 +3,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -92,8 +93,9 @@ def digest():
 
 
 def test_the_same_arguments_give_the_same_bytes_in_another_process():
-    code = "import sys; sys.path.insert(0, 'tests'); from test_garments import digest; print(digest())"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    code = "from test_garments import digest; print(digest())"
+    here = Path(__file__).parent
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=here)
     assert found.stdout.strip() == digest()
 
 
