@@ -2,6 +2,7 @@ import hashlib
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -36,11 +37,13 @@ GOLDEN = "0aee5cc98cd31ce85bb17b6d2a883778ca436be58f9dc936d56f28b69b075f88"
 
 def test_same_seed_same_bytes_in_any_process():
     code = (
-        "import sys; sys.path.insert(0, 'tests')\n"
         "from test_synthfashion import digest, SMALL, synthfashion\n"
         "if __name__ == '__main__': print(digest(synthfashion('val', **{**SMALL, 'workers': 2})))"
     )
-    elsewhere = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    here = Path(__file__).parent
+    elsewhere = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=here
+    )
     assert digest(synthfashion("val", **SMALL)) == elsewhere.stdout.strip() == GOLDEN
 
 
