@@ -75,9 +75,9 @@ def check_choice(
     choices: Iterable[str],
     where: str | Path,
     *,
-    error: type[DwcError] | None = None,
+    error: type[DwcError] = ConfigError,
 ) -> None:
-    """Raise an error, a ConfigError by default, unless a value is one of its choices."""
+    """Raise an error unless a value is one of its choices."""
     choices = tuple(choices)
     if value not in choices:
         raise error(
