@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 
 from dwclib.book.notebooks import read_notebook, source_of, stamp_of
+from dwclib.book.paper import paper_page
 from dwclib.experiments.claims import CLAIMS, Part, judge
 from dwclib.experiments.reported import SHOWN, SOURCES, TITLES, reported
 from dwclib.experiments.reproductions import reproductions
@@ -26,6 +27,7 @@ def write_pages(folder: Path, executed: Sequence[Path], *, listed: str) -> None:
     pages: dict[str, Callable[[], str]] = {
         "execution": lambda: execution_page(executed),
         "claims": claims_page,
+        "paper": paper_page,
         "reported": lambda: reported_page(draw_reported(folder / "reported.svg").name),
         "reproductions": reproductions_page,
     }
