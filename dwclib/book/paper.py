@@ -63,8 +63,8 @@ def paper_page() -> str:
 _PAGE = """# Which lines are the paper
 
 The method is a few files in front of `dwclib`; everything else serves data, training, measuring and this
-book. Each row is one idea: its equation, the section that derives it in plain PyTorch and asserts that the library
-returns the same numbers, the lines of the library, and one of its tests.
+book. Each row is one idea: its equation, the section that derives it in plain PyTorch and asserts that the
+library returns the same numbers, the lines of the library, and one of its tests.
 
 | idea | equation | derived in | lines | tested by |
 |---|---|---|---|---|
