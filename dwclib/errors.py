@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-from numbers import Integral
+from numbers import Integral, Real
 from pathlib import Path
 from reprlib import repr as brief  # never long, never deep, whatever a file holds
 from typing import Any
 
 MOST = 400  # characters of a problem, which may repeat what a file holds
+CLONE = "Do this in a clone of the book's repository, or name a folder of your own."
+NO_DATA = "The book's data is missing: install dwclib from its wheel, or work in a clone of its repository."
 MAX_SEED = 2**32 - 1  # NumPy's
 
 
@@ -27,6 +30,10 @@ class DwcError(ValueError):
         problem = problem if len(problem) <= MOST else f"{problem[: MOST // 2]} ... {problem[-MOST // 2 :]}"
         self.problem, self.where, self.remedy = problem, str(where), remedy
         super().__init__(f"{where}: {problem}. {remedy}")
+
+    def _render_traceback_(self) -> list[str]:
+        """Let a notebook show the sentence alone."""
+        return [str(self)]
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Let a worker process hand the error on."""
@@ -80,9 +87,21 @@ def check_choice(
     """Raise an error unless a value is one of its choices."""
     choices = tuple(choices)
     if value not in choices:
-        raise error(
-            f"there is no {kind} {brief(value)}", where=where, remedy=f"Use one of {', '.join(choices)}."
-        )
+        remedy = f"Use one of {', '.join(choices)}." if choices else NO_DATA
+        raise error(f"there is no {kind} {brief(value)}", where=where, remedy=remedy)
+
+
+def check_least(least: float, **values: object) -> None:
+    """Raise a ConfigError unless all values are numbers from `least` on; whole ones, if `least` is."""
+    wanted: Any = Integral if isinstance(least, int) else Real
+    for name, value in values.items():
+        if not isinstance(value, wanted) or isinstance(value, bool) or not least <= value < math.inf:
+            kind = "whole number" if wanted is Integral else "number"
+            raise ConfigError(
+                f"{name} = {brief(value)} is no {kind} of {least} or more",
+                where=name,
+                remedy=f"Use {least} or more.",
+            )
 
 
 def checked_seed(seed: object) -> int:

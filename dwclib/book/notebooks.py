@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Iterator
+import math
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,18 @@ from dwclib.errors import ConfigError
 from dwclib.files import atomic
 
 CHECKED, SOLUTION, PARAMETERS = "nbval-check-output", "solution", "parameters"
+SOURCE, OUTPUTS = {"source_hidden": True}, {"outputs_hidden": True}
+HIDDEN = {"setup": SOURCE, "hide-input": SOURCE, "hide-output": OUTPUTS, "hide-cell": SOURCE | OUTPUTS}
+KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+LANGUAGE = {
+    "codemirror_mode": {"name": "ipython", "version": 3},
+    "file_extension": ".py",
+    "mimetype": "text/x-python",
+    "name": "python",
+    "nbconvert_exporter": "python",
+    "pygments_lexer": "ipython3",
+}  # as JupyterLab writes it, less the version of whoever opened the notebook last
+WORDS_A_MINUTE = 120  # of prose and of code
 Notebook = dict[str, Any]
 Cell = dict[str, Any]
 
@@ -37,7 +51,8 @@ def read_notebook(path: Path) -> Notebook:
 def write_notebook(path: Path, notebook: Notebook) -> None:
     """Write a notebook in one form: the same content gives the same bytes."""
     with atomic(path) as target:
-        target.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True)
+        target.write_text(text + "\n", encoding="utf-8")
 
 
 def declared_parameters(path: Path) -> dict[str, Any]:
@@ -65,17 +80,47 @@ def declared_parameters(path: Path) -> dict[str, Any]:
 
 
 def normalised(notebook: Notebook) -> Notebook:
-    """Return a notebook with the metadata that the book keeps and none that an editor adds."""
+    """Return a notebook with the metadata that the book keeps and none that an editor adds.
+
+    What the site folds, JupyterLab hides: its own metadata follow from the tags.
+    """
     for cell in notebook["cells"]:
-        cell["metadata"] = {
-            key: cell["metadata"][key] for key in ("mystnb", "tags") if key in cell["metadata"]
-        }
-    notebook["metadata"] = {
-        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-        "language_info": {"name": "python"},
-    }
+        kept = {key: cell["metadata"][key] for key in ("mystnb", "tags") if cell["metadata"].get(key)}
+        hidden: dict[str, bool] = {}
+        for tag in tags_of(cell):
+            hidden |= HIDDEN.get(tag, {})
+        cell["metadata"] = kept | ({"jupyter": hidden} if hidden else {})
+        cell["source"] = source_of(cell).splitlines(keepends=True)
+    notebook["metadata"] = {"kernelspec": KERNEL, "language_info": LANGUAGE}
     notebook["nbformat"], notebook["nbformat_minor"] = 4, 5
     return notebook
+
+
+def in_form(notebook: Notebook, stamp: Mapping[str, Any]) -> Notebook:
+    """Return a notebook as git keeps it: with the outputs of checked cells only, and the time that it takes.
+
+    Parameters
+    ----------
+    notebook : changed in place.
+    stamp : of a run of it, with its seconds and its device; empty while there is none.
+    """
+    notebook = normalised(notebook)
+    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    for number, cell in enumerate(code, start=1):
+        kept = [one for one in cell["outputs"] if one.get("name") != "stderr" and CHECKED in tags_of(cell)]
+        cell["outputs"], cell["execution_count"] = kept, number if kept else None
+        for output in kept:
+            output |= {"execution_count": number} if "execution_count" in output else {}
+    title = notebook["cells"][0]
+    said = re.sub(r"(?<=\*\*Time\*\*: )[^.]+(?=\.)", _time_of(notebook, stamp), source_of(title))
+    title["source"] = said.splitlines(keepends=True)
+    return notebook
+
+
+def _time_of(notebook: Notebook, stamp: Mapping[str, Any]) -> str:
+    words = sum(len(source_of(cell).split()) for cell in notebook["cells"])
+    reading = f"{5 * max(1, round(words / WORDS_A_MINUTE / 5))} minutes to read"
+    return f"{reading}, {math.ceil(stamp['seconds'] / 60)} to run ({stamp['device']})" if stamp else reading
 
 
 def stamp_of(path: Path) -> dict[str, Any]:

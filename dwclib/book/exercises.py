@@ -1,0 +1,40 @@
+"""Exercises: an answer that is not right yet gets a sentence, and no traceback."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+
+class NotYet(AssertionError):
+    """An answer that its check does not accept."""
+
+    def _render_traceback_(self) -> list[str]:
+        """Tell IPython what to show."""
+        return [f"Not yet. {self}"]
+
+
+def exercise(check: Callable[[Any], None]) -> Callable[[Any], None]:
+    """Make of a check's assertions, and of whatever else an answer stops in, one sentence.
+
+    Parameters
+    ----------
+    check : takes an answer, and asserts what a right one fulfils.
+
+    Returns
+    -------
+    The check, which raises `NotYet` and nothing else.
+    """
+
+    @wraps(check)
+    def told(answer: Any) -> None:
+        try:
+            check(answer)
+        except AssertionError as error:
+            raise NotYet(str(error) or "The numbers are not the expected ones.") from None
+        except Exception as error:
+            kind = type(error).__name__
+            raise NotYet(f"Your answer cannot be used ({kind}: {error}). Does it return something?") from None
+
+    return told
