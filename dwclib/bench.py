@@ -29,7 +29,7 @@ from dwclib.data.images import ImageFolder, read_image, stored_folder
 from dwclib.encoders import ResNet
 from dwclib.errors import ConfigError
 from dwclib.experiments.machine import cores, device_name, peak_memory, stamp
-from dwclib.files import ROOT, atomic
+from dwclib.files import DATA, atomic
 from dwclib.losses import contrastive_loss
 from dwclib.retrieval import exact_search, rank
 from dwclib.soft_labels import soft_labels
@@ -38,7 +38,7 @@ from dwclib.training.alternate import AlternateTraining, Batch
 from dwclib.training.composer import seed_everything
 from dwclib.training.config import Config, TrainingConfig, read_config, read_recipe
 
-FOLDER = ROOT / "data" / "results" / "benchmarks"
+FOLDER = DATA / "results" / "benchmarks"
 RELEASED = TrainingConfig(
     share_maps=False, teacher_mode="train", teacher_target="reference", detach_labels=False
 )

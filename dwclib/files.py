@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import atexit
 import codecs
 import contextlib
 import hashlib
@@ -18,22 +19,43 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import platformdirs
 import yaml
 
-from dwclib.errors import ConfigError
+from dwclib.errors import CLONE, ConfigError
 
-ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = Path(__file__).resolve().parent
+ROOT = PACKAGE.parent
+IS_CHECKOUT = (ROOT / "pyproject.toml").is_file()  # else an installed package, whose folder is never written to
+DATA = ROOT / "data" if IS_CHECKOUT else PACKAGE / "_data"  # networks, recipes, grids, rows, reported results
 
 
 def cache_folder(*parts: str) -> Path:
-    """Folder for files that code can make again: ``$DWC_CACHE``, or ``.cache/`` beside the notebooks.
+    """Folder for files that code can make again.
+
+    It is ``$DWC_CACHE``; without that ``.cache/`` of the checkout, or the user's folder for such files where
+    dwclib is an installed package.
 
     Parameters
     ----------
     *parts : names of folders below it; they are created.
+
+    Raises
+    ------
+    ConfigError
+        When it cannot be created.
     """
-    folder = Path(os.environ.get("DWC_CACHE") or ROOT / ".cache").joinpath(*parts)
-    folder.mkdir(parents=True, exist_ok=True)
+    home = ROOT / ".cache" if IS_CHECKOUT else platformdirs.user_cache_path("dwclib")
+    folder = Path(os.environ.get("DWC_CACHE") or home).expanduser().joinpath(*parts)
+    with _told(folder, "Name another folder in the environment variable DWC_CACHE."):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def scratch() -> Path:
+    """Return a fresh folder that is removed when the program, or the notebook's kernel, ends."""
+    folder = Path(tempfile.mkdtemp(prefix="dwclib-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
 
 
@@ -137,9 +159,17 @@ def atomic(path: Path) -> Iterator[Path]:
 
     Works for a file and for a folder: whatever the block creates under the temporary name is moved in one
     rename, so that a reader sees all of it or nothing. What an interrupted block left behind is removed.
+
+    Raises
+    ------
+    ConfigError
+        When the folder cannot be written to, or is the installed package's own.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    workspace = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    if not IS_CHECKOUT and PACKAGE in path.absolute().parents:
+        raise ConfigError("an installed package is not changed", where=path, remedy=CLONE)
+    with _told(path.parent, "Name a folder that you may write to."):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        workspace = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         yield workspace / path.name
         if path.is_dir():
@@ -147,6 +177,15 @@ def atomic(path: Path) -> Iterator[Path]:
         os.replace(workspace / path.name, path)
     finally:
         shutil.rmtree(workspace, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _told(folder: Path, remedy: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        problem = f"it cannot be written to ({error.strerror})"
+        raise ConfigError(problem, where=folder, remedy=remedy) from error
 
 
 def code_of(*modules: str) -> list[Path]:

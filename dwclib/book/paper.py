@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from dwclib.files import ROOT, read_yaml
+from dwclib.files import DATA, ROOT, read_yaml
 
-PAPER = ROOT / "data" / "paper.yml"
+PAPER = DATA / "paper.yml"
 
 
 class Line(NamedTuple):

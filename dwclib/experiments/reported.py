@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pandas as pd
 
-from dwclib.files import ROOT
+from dwclib.files import DATA
 
-REPORTED = ROOT / "data" / "reported"
+REPORTED = DATA / "reported"
 SOURCES = {
     "S1": "README of github.com/fuxianghuang1/Multimodal-Composite-Editing-and-Retrieval (2024-10-27), kept "
     "by DWC's first author",

@@ -24,9 +24,9 @@ from pydantic import (
 from dwclib.data.datasets import DataConfig, PhotoConfig, Section
 from dwclib.editors import Edited
 from dwclib.errors import ConfigError
-from dwclib.files import ROOT
+from dwclib.files import DATA
 
-RECIPES = ROOT / "data" / "recipes"
+RECIPES = DATA / "recipes"
 
 
 class ModelConfig(Section):
