@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from dwclib.combiner import ModalityWeight, build_combiner, normalise
 from dwclib.editors import AttentionEditors, Edited, EditedMaps, ModalityEditors
 from dwclib.encoders import GeM, ResNet, WordLstm
-from dwclib.errors import ConfigError
+from dwclib.errors import ConfigError, check_least
 
 STREAMS = ("clip", "cnn")
+Maps = Float[Tensor, "batch channels rows columns"]  # X, a ResNet's feature maps
+Words = Int[Tensor, "batch words"]  # the numbers of a text's words, 0 after its end
 
 
 class Composition(NamedTuple):
@@ -32,6 +34,22 @@ class Composition(NamedTuple):
     modality_weight: Float[Tensor, "batch 1"] | None = None
     edited_image: Float[Tensor, "batch dim"] | None = None
     edited_text: Float[Tensor, "batch dim"] | None = None
+
+
+class Placed(NamedTuple):
+    """A batch of triplets as a stream places it, and the features that it was made of.
+
+    Fields
+    ------
+    composition : of the queries.
+    targets : y, (batch, dim), rows of length one.
+    reference_features, target_features : what `encode` made of the images, (batch, ...).
+    """
+
+    composition: Composition
+    targets: Float[Tensor, "batch dim"]
+    reference_features: Float[Tensor, "batch ..."]
+    target_features: Float[Tensor, "batch ..."]
 
 
 class Composer(nn.Module, ABC):
@@ -53,6 +71,16 @@ class Composer(nn.Module, ABC):
     @abstractmethod
     def embed_target(self, image_features: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch dim"]:
         """Embed the encoder's features of target or gallery images: y, (batch, dim), rows of length one."""
+
+    def forward(
+        self,
+        references: Shaped[Tensor, "batch ..."],
+        targets: Shaped[Tensor, "batch ..."],
+        texts: Shaped[Tensor, "batch ..."],
+    ) -> Placed:
+        """Place a batch of triplets: queries and targets in one pass, the one that training learns from."""
+        reference, target = self.encode(references), self.encode(targets)
+        return Placed(self.compose(reference, texts), self.embed_target(target), reference, target)
 
 
 class ProjectionHead(nn.Sequential):
@@ -92,6 +120,7 @@ class TwoHeadComposer(Composer):
 
     def __init__(self, feature_dim: int, *, dim: int = 1024, dropout: float = 0.5) -> None:
         super().__init__()
+        check_least(1, feature_dim=feature_dim, dim=dim)
         self.image_head = ProjectionHead(feature_dim, dim, dropout=dropout)
         self.text_head = ProjectionHead(feature_dim, dim, dropout=dropout)
 
@@ -192,6 +221,7 @@ class CnnStream(Composer):
         modality_weight: ModalityWeight = "scalar",
     ) -> None:
         super().__init__()
+        check_least(1, words=words, dim=dim, word_dim=word_dim)
         self.cnn, self.mask_padding = cnn, mask_padding
         self.lstm = WordLstm(words, dim, word_dim=word_dim)
         self.editors = AttentionEditors(
@@ -206,50 +236,32 @@ class CnnStream(Composer):
         self.text_projection = nn.Linear(dim, dim)  # fc_txt
         self.combiner = build_combiner(dim, modality_weight, dropout=dropout)
 
-    def encode(self, images: UInt8[Tensor, "batch h w 3"]) -> Float[Tensor, "batch channels rows columns"]:
+    def encode(self, images: UInt8[Tensor, "batch h w 3"]) -> Maps:
         """Return the feature maps X of pictures."""
         return self.cnn(images)
 
-    def edit(
-        self,
-        image_features: Float[Tensor, "batch channels rows columns"],
-        text_features: Int[Tensor, "batch words"],
-    ) -> EditedMaps:
+    def edit(self, image_features: Maps, text_features: Words) -> EditedMaps:
         """Edit feature maps X by the words and the words by the maps; gates and attention come along."""
         states = self.lstm(text_features)  # (B, L) -> (B, L, D)
         return self.editors(image_features, states, self._mask(text_features))
 
-    def compose(
-        self,
-        image_features: Float[Tensor, "batch channels rows columns"],
-        text_features: Int[Tensor, "batch words"],
-    ) -> Composition:
+    def compose(self, image_features: Maps, text_features: Words) -> Composition:
         """Compose the query from the reference's feature maps X and the modification text's word numbers."""
-        return self.mix(*self.pool(image_features, text_features))
-
-    def pool(
-        self,
-        image_features: Float[Tensor, "batch channels rows columns"],
-        text_features: Int[Tensor, "batch words"],
-    ) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch dim"]]:
-        """Edit maps and words by each other, and make a vector of each: f_I and f_T."""
         edited = self.edit(image_features, text_features)
         f_image = self.image_projection(self.image_pool(edited.image.flatten(2)))  # (B, C, P) -> (B, D)
         f_text = self.text_projection(self.text_pool(edited.text, self._mask(text_features)))
-        return f_image, f_text
+        return self.mix(f_image, f_text)
 
     def mix(self, image: Float[Tensor, "batch dim"], text: Float[Tensor, "batch dim"]) -> Composition:
         """Weigh f_I = `image` and f_T = `text`, (batch, dim) each."""
         query, modality_weight = self.combiner(image, text)
         return Composition(query, _if_scalar(modality_weight), image, text)
 
-    def embed_target(
-        self, image_features: Float[Tensor, "batch channels rows columns"]
-    ) -> Float[Tensor, "batch dim"]:
+    def embed_target(self, image_features: Maps) -> Float[Tensor, "batch dim"]:
         """Embed targets: ``y = n(fc_img(GeM(X_y)))``, (batch, dim), rows of length one."""
         return normalise(self.image_projection(self.target_pool(image_features.flatten(2))))
 
-    def _mask(self, tokens: Int[Tensor, "batch words"]) -> Bool[Tensor, "batch words"] | None:
+    def _mask(self, tokens: Words) -> Bool[Tensor, "batch words"] | None:
         return tokens > 0 if self.mask_padding else None
 
 

@@ -13,12 +13,12 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
-from torch import Tensor
+from torch import Tensor, nn
 
 from dwclib.errors import ConfigError
 from dwclib.losses import contrastive_loss, mutual_enhancement_loss
 from dwclib.soft_labels import soft_labels
-from dwclib.streams import DWC, CnnStream, Composer
+from dwclib.streams import DWC, CnnStream, Composer, Placed
 from dwclib.training import processes as distributed
 from dwclib.training.config import TrainingConfig
 
@@ -51,35 +51,11 @@ class Batch(NamedTuple):
         return Batch(*map(moved, self))
 
 
-class Pair(NamedTuple):
-    """Encoded references and targets of a batch, (batch, ...) each.
-
-    `edited`, where there is one, are the CNN stream's f_I and f_T, (batch, dim) each, made of the references
-    and the texts: they wait for the combiner only, so that student and teacher can share them.
-    """
-
-    reference: Float[Tensor, "batch ..."]
-    target: Float[Tensor, "batch ..."]
-    edited: tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch dim"]] | None = None
-
-
 class Lesson(NamedTuple):
     """How a teacher places a batch: its queries and targets, (batch, teacher_dim) each."""
 
     queries: Float[Tensor, "batch teacher_dim"]
     targets: Float[Tensor, "batch teacher_dim"]
-
-
-class _Encoded(dict[str, Pair]):
-    """A batch as each stream encodes it to learn from it, computed when first asked for."""
-
-    def __init__(self, encode: Callable[[str], Pair]) -> None:
-        super().__init__()
-        self.encode = encode
-
-    def __missing__(self, name: str) -> Pair:
-        self[name] = self.encode(name)
-        return self[name]
 
 
 class AlternateTraining:
@@ -90,12 +66,21 @@ class AlternateTraining:
     model : the streams, on their device; with one stream there is no teacher and no mutual enhancement.
     config : every choice of the step.
     steps : of the whole training, for a decaying learning rate.
+    prepare : makes of a stream what learns on several processes: accelerate's `prepare_model`.
 
     Source: released code; `dwclib.training.config.TrainingConfig` names where its choices differ.
     """
 
-    def __init__(self, model: DWC, config: TrainingConfig, *, steps: int = 1) -> None:
+    def __init__(
+        self,
+        model: DWC,
+        config: TrainingConfig,
+        *,
+        steps: int = 1,
+        prepare: Callable[[nn.Module], nn.Module] = lambda stream: stream,
+    ) -> None:
         self.model, self.config = model, config
+        self.students = {name: prepare(stream) for name, stream in model.streams.items()}
         self.device = next(model.parameters()).device
         self.precision = _precision(config.precision, self.device)
         rates = {"clip": config.learning_rate, "cnn": config.cnn_learning_rate or config.learning_rate}
@@ -127,14 +112,14 @@ class AlternateTraining:
                 remedy="Use two or more.",
             )
         self.model.train()
-        encoded = _Encoded(lambda name: self._encode(name, batch))
-        simultaneous = self.config.order == "simultaneous"
         names = list(self.model.streams)
-        lessons = {name: self._lesson_for(name, encoded, batch) for name in names if simultaneous}
+        placed = {name: self._place(name, batch) for name in names if self.config.share_maps}
+        simultaneous = self.config.order == "simultaneous"
+        lessons = {name: self._lesson_for(name, placed, batch) for name in names if simultaneous}
         losses = {}
         for name in names:
-            lesson = lessons[name] if simultaneous else self._lesson_for(name, encoded, batch)
-            losses[name] = self._learn(name, encoded[name], batch, lesson)
+            lesson = lessons[name] if simultaneous else self._lesson_for(name, placed, batch)
+            losses[name] = self._learn(name, placed.get(name) or self._place(name, batch), batch, lesson)
         return losses
 
     def state_dict(self) -> dict[str, dict]:
@@ -160,33 +145,39 @@ class AlternateTraining:
                     if moment.shape == parameter.shape:
                         moments[key] = torch.empty_like(parameter).copy_(moment)
 
-    def _encode(self, name: str, batch: Batch) -> Pair:
-        """Encode references and targets in one stream: two passes, the only ones a step needs."""
-        images = [batch.references[name], batch.targets[name]]
+    def _images(self, name: str, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return references and targets as a stream reads them."""
+        images = batch.references[name], batch.targets[name]
         if name == "cnn" and batch.mirror is not None:
-            images = [_mirrored(i, chosen) for i, chosen in zip(images, batch.mirror, strict=True)]
-        stream = self.model[name]
-        with self._autocast():
-            reference, target = (stream.encode(i) for i in images)
-            if not (self.config.share_maps and isinstance(stream, CnnStream)):
-                return Pair(reference, target)
-            return Pair(reference, target, stream.pool(reference, batch.texts[name]))
+            return _mirrored(images[0], batch.mirror[0]), _mirrored(images[1], batch.mirror[1])
+        return images
 
-    def _lesson_for(self, student: str, encoded: Mapping[str, Pair], batch: Batch) -> Lesson | None:
+    def _place(self, name: str, batch: Batch) -> Placed:
+        """Let a stream place the batch, to learn from it: the only passes that a step needs."""
+        with self._autocast():
+            return self.students[name](*self._images(name, batch), batch.texts[name])
+
+    def _lesson_for(self, student: str, placed: Mapping[str, Placed], batch: Batch) -> Lesson | None:
         """Return how the other stream places the batch; None where there is no other, or nobody listens."""
         teacher = next((name for name in self.model.streams if name != student), None)
         if teacher is None or self.config.mutual_weight == 0:
             return None
-        shared = encoded[teacher] if self.config.share_maps else None
-        with torch.no_grad(), _mode(self.model[teacher], training=self.config.teacher_mode == "train"):
-            pair = shared or self._encode(teacher, batch)
+        stream = self.model[teacher]
+        with torch.no_grad(), _mode(stream, training=self.config.teacher_mode == "train"), self._autocast():
+            if isinstance(stream, CnnStream) and teacher in placed:
+                composition, _, reference, target = placed[teacher]
+                edited = cast(tuple[Tensor, Tensor], (composition.edited_image, composition.edited_text))
+                query = stream.mix(*edited).query
+            else:
+                reference, target = map(stream.encode, self._images(teacher, batch))
+                query = stream.compose(reference, batch.texts[teacher]).query
             if self.config.teacher_target == "reference":
-                pair = pair._replace(target=pair.reference)
-            return Lesson(*map(distributed.gather, self._place(teacher, pair, batch)))
+                target = reference
+            return Lesson(*map(_gathered, (query, stream.embed_target(target))))
 
-    def _learn(self, name: str, pair: Pair, batch: Batch, lesson: Lesson | None) -> Float[Tensor, ""]:
+    def _learn(self, name: str, placed: Placed, batch: Batch, lesson: Lesson | None) -> Float[Tensor, ""]:
         config = self.config
-        queries, targets = map(distributed.gather, self._place(name, pair, batch))
+        queries, targets = map(_gathered, (placed.composition.query, placed.targets))
         labels = soft_labels(
             targets,
             distributed.gather(batch.identities),
@@ -198,24 +189,13 @@ class AlternateTraining:
         if lesson is not None:
             mutual = mutual_enhancement_loss(queries, targets, *lesson, scale=config.mutual_scale)
             loss = loss + config.mutual_weight * mutual
-        self._descend(name, loss)
+        self._descend(name, loss * distributed.count())  # DDP divides the gradient by it
         return loss.detach()
-
-    def _place(self, name: str, pair: Pair, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return a stream's queries and targets, (batch, dim) each, in float32 for the losses."""
-        stream = self.model[name]
-        with self._autocast():
-            if pair.edited is not None:
-                query = cast(CnnStream, stream).mix(*pair.edited).query
-            else:
-                query = stream.compose(pair.reference, batch.texts[name]).query
-            return query.float(), stream.embed_target(pair.target).float()
 
     def _descend(self, name: str, loss: Tensor) -> None:
         optimizer, scaler = self.optimizers[name], self.scalers[name]
         optimizer.zero_grad(set_to_none=True)
         scaler.scale(loss).backward()
-        distributed.sum_gradients(self.model[name].parameters())
         scaler.unscale_(optimizer)
         torch.nn.utils.clip_grad_norm_(self.model[name].parameters(), self.config.clip_norm)
         scaler.step(optimizer)
@@ -236,6 +216,10 @@ def _mode(stream: Composer, *, training: bool) -> Iterator[None]:
         yield
     finally:
         stream.train()
+
+
+def _gathered(rows: Float[Tensor, "own dim"]) -> Float[Tensor, "batch dim"]:
+    return distributed.gather(rows.float())  # the losses are computed in float32
 
 
 def _mirrored(pictures: Tensor, chosen: Tensor) -> Tensor:

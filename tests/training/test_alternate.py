@@ -173,10 +173,11 @@ def test_without_mutual_enhancement_each_stream_learns_as_if_alone() -> None:
 def test_no_gradient_reaches_the_teacher() -> None:
     dwc, batch = _dwc(), _batch()
     trainer = AlternateTraining(dwc, TrainingConfig())
-    encoded = {name: trainer._encode(name, batch) for name in dwc.streams}
-    lesson = trainer._lesson_for("clip", encoded, batch)
-    assert not lesson.queries.requires_grad
-    assert not lesson.targets.requires_grad
+    placed = {name: trainer._place(name, batch) for name in dwc.streams}
+    for student, shared in (("clip", placed), ("clip", {}), ("cnn", placed)):
+        lesson = trainer._lesson_for(student, shared, batch)
+        assert not lesson.queries.requires_grad
+        assert not lesson.targets.requires_grad
 
 
 def test_gradients_are_clipped() -> None:
@@ -196,9 +197,9 @@ def test_mirroring_mirrors_the_chosen_pictures() -> None:
     mirrored = batch._replace(references={**batch.references, "cnn": flipped})
     trainer = AlternateTraining(dwc, TrainingConfig())
     dwc.eval()
-    found = trainer._encode("cnn", batch._replace(mirror=chosen))
-    torch.testing.assert_close(found.reference, trainer._encode("cnn", mirrored).reference)
-    torch.testing.assert_close(found.target, trainer._encode("cnn", batch).target)
+    found = trainer._place("cnn", batch._replace(mirror=chosen))
+    torch.testing.assert_close(found.composition.query, trainer._place("cnn", mirrored).composition.query)
+    torch.testing.assert_close(found.targets, trainer._place("cnn", batch).targets)
 
 
 @pytest.mark.parametrize(("precision", "streams"), [("bf16", ["clip", "cnn"]), ("fp16", ["clip"])])
