@@ -7,5 +7,6 @@ __getattr__ = lazy(
     alternate="AlternateTraining Batch",
     composer="Embedded compose_queries embed embed_gallery search seed_everything train",
     config="Config read_config read_recipe",
+    evaluation="ranks_of recalls_of",
     runs="Run open_run shared_run",
 )

@@ -1,26 +1,34 @@
 """Checkpoints: all that a training needs to go on as if it had never stopped, as safetensors and JSON.
 
 A checkpoint is a folder ``step-00000123`` that appears in one rename: ``tensors.safetensors`` holds every
-tensor, ``state.json`` everything else, with the places of the tensors in it.
+tensor, ``state.json`` everything else, with the places of the tensors in it, and ``manifest.json`` the
+SHA-256 of both. What is read must be as it was written, and of the form that the reader expects.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from dwclib.errors import CheckpointError
-from dwclib.files import atomic
+from dwclib.files import atomic, text_of
 
-FORMAT = 1
+if TYPE_CHECKING:
+    from dwclib.training.alternate import AlternateTraining
+
+FORMAT = 2
+TENSORS, STATE = FILES = ("tensors.safetensors", "state.json")
 
 
 def save_checkpoint(folder: Path, state: Mapping[str, Any]) -> None:
@@ -39,9 +47,10 @@ def save_checkpoint(folder: Path, state: Mapping[str, Any]) -> None:
     try:
         with atomic(folder) as target:
             target.mkdir()
-            save_file(tensors, target / "tensors.safetensors")
-            text = json.dumps({"format": FORMAT, "state": plain})
-            (target / "state.json").write_text(text, encoding="utf-8")
+            save_file(tensors, target / TENSORS)
+            (target / STATE).write_text(json.dumps(plain), encoding="utf-8")
+            manifest = {"format": FORMAT, "sha256": {name: _sha256(target / name) for name in FILES}}
+            (target / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"the checkpoint cannot be written ({error})",
@@ -50,33 +59,55 @@ def save_checkpoint(folder: Path, state: Mapping[str, Any]) -> None:
         ) from error
 
 
-def load_checkpoint(folder: Path) -> dict[str, Any]:
+def load_checkpoint(folder: Path, *parts: str) -> dict[str, Any]:
     """Read what `save_checkpoint` wrote; tensors are on the CPU.
+
+    Parameters
+    ----------
+    *parts : of the state that are needed; all that there are by default.
 
     Raises
     ------
     CheckpointError
-        When a file is missing, cut short, or of another format.
+        When a file or a part is missing, of another format, or not as it was written.
     """
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    try:
-        found = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        if found["format"] != FORMAT:
-            raise ValueError(f"format {found['format']}, not {FORMAT}")
-        return _unpacked(found["state"], load_file(folder / "tensors.safetensors"))
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise CheckpointError(
-            f"the checkpoint cannot be read ({error})",
-            where=folder,
-            remedy="Remove this folder: training goes on from the checkpoint before it.",
-        ) from error
+    with _reading(folder):
+        found = _unpacked(_written(folder, *FILES), load_file(folder / TENSORS))
+        return {part: found[part] for part in parts or found}
+
+
+def look_into(folder: Path, part: str) -> Any:
+    """Read a part of a checkpoint's state that holds no tensors, and nothing else of it.
+
+    Raises
+    ------
+    CheckpointError
+        As `load_checkpoint` does.
+    """
+    with _reading(folder):
+        return _unpacked(dict(_written(folder, STATE)["items"])[part], {})
 
 
 def checkpoints(run: Path) -> list[Path]:
     """Return the checkpoints of a run, the oldest first."""
-    return sorted(path for path in run.glob("step-*") if path.is_dir())
+    return sorted(path for path in run.glob("step-*") if is_name(path.name) and path.is_dir())
+
+
+def is_name(name: str) -> bool:
+    """Tell whether a checkpoint may be called so: no copy of one, and nothing outside the run's folder."""
+    return re.fullmatch("step-[0-9]{8}", name) is not None
+
+
+def name_of(step: int) -> str:
+    """Return the name of the checkpoint after a step."""
+    return f"step-{step:08d}"
+
+
+def step_of(checkpoint: Path) -> int:
+    """Return the step after which a checkpoint was written."""
+    return int(checkpoint.name.removeprefix("step-"))
 
 
 def prune(run: Path, keep: set[str], *, latest: int = 2) -> None:
@@ -94,16 +125,62 @@ def load_model(model: nn.Module, state: Mapping[str, Tensor], where: str | Path)
     CheckpointError
         When they belong to another architecture; the first difference is named.
     """
-    own = model.state_dict()
-    for name in [*own, *state]:
-        found = [tuple(d[name].shape) if name in d else "nothing" for d in (state, own)]
-        if found[0] != found[1]:
-            raise CheckpointError(
-                f"{name} is {found[0]} in the checkpoint and {found[1]} in the model",
-                where=where,
-                remedy="Use the configuration that the checkpoint was trained with, or another folder.",
-            )
+    check_form(state, model.state_dict(), where)
     model.load_state_dict(state)
+
+
+def check_form(found: Any, expected: Any, where: str | Path, path: str = "") -> None:
+    """Compare what a checkpoint holds with what takes its place: keys, lengths, shapes and types, no values.
+
+    Parameters
+    ----------
+    found, expected : nested dictionaries, lists, tensors and plain values.
+    where, path : of the checkpoint; in it.
+
+    Raises
+    ------
+    CheckpointError
+        At the first difference.
+    """
+    if isinstance(found, Mapping) and isinstance(expected, Mapping):
+        for key in [*expected, *found]:
+            inner = f"{path}.{key}".lstrip(".")
+            check_form(found.get(key, _Nothing), expected.get(key, _Nothing), where, inner)
+    elif _form(found) != _form(expected):
+        raise CheckpointError(
+            f"{path} is {_form(found)} in the checkpoint and {_form(expected)} here",
+            where=where,
+            remedy="Use the configuration and the torch that it was trained with, or another folder.",
+        )
+    elif isinstance(expected, (list, tuple)):
+        for place, items in enumerate(zip(found, expected, strict=True)):
+            check_form(*items, where, f"{path}.{place}")
+
+
+def load_training(trainer: AlternateTraining, state: Any, where: str | Path) -> None:
+    """Let a trainer take up what its `state_dict` returned.
+
+    Only moments, counts and rates are taken over; all that a configuration chooses stays the trainer's own.
+
+    Raises
+    ------
+    CheckpointError
+        When it is another trainer's; the fused optimiser would read beyond moments that are too small.
+    """
+    expected = trainer.state_dict()
+    for name, optimizer in trainer.optimizers.items():
+        found = _entry(state, "optimizers", name, "state")
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        expected["optimizers"][name]["state"] = {
+            number: {"step": torch.zeros(()), "exp_avg": parameter, "exp_avg_sq": parameter}
+            for number, parameter in enumerate(parameters)
+            if number in found  # one that no loss reaches never has any
+        }
+    check_form(state, expected, where, "training")
+    for name, own in expected["optimizers"].items():
+        for group, ours in zip(state["optimizers"][name]["param_groups"], own["param_groups"], strict=True):
+            group |= {key: value for key, value in ours.items() if key != "lr"}
+    trainer.load_state_dict(state)
 
 
 def random_states() -> dict[str, Any]:
@@ -118,15 +195,84 @@ def random_states() -> dict[str, Any]:
     }
 
 
-def set_random_states(states: Mapping[str, Any]) -> None:
-    """Take up what `random_states` returned."""
-    version, numbers, gauss = states["python"]
-    random.setstate((version, tuple(numbers), gauss))
-    name, keys, *rest = states["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
-    torch.set_rng_state(states["torch"])
-    if states["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(states["cuda"])
+def set_random_states(states: Mapping[str, Any], where: str | Path) -> None:
+    """Take up what `random_states` returned.
+
+    Raises
+    ------
+    CheckpointError
+        When these are no such states.
+    """
+    try:
+        version, numbers, gauss = states["python"]
+        random.setstate((version, tuple(numbers), gauss))
+        name, keys, place, *rest = states["numpy"]
+        if not 0 <= place <= len(keys):  # NumPy would read beyond its numbers
+            raise ValueError(f"place {place}")
+        np.random.set_state((name, keys.numpy().astype(np.uint32), place, *rest))  # noqa: NPY002
+        torch.set_rng_state(states["torch"])
+        for device, state in zip(range(torch.cuda.device_count()), states["cuda"], strict=False):
+            torch.cuda.set_rng_state(state, device)
+    except (ValueError, TypeError, AttributeError, LookupError, RuntimeError, OverflowError) as error:
+        raise CheckpointError(
+            f"its random numbers cannot be taken up ({error})",
+            where=where,
+            remedy="Remove this folder: training goes on from the checkpoint before it.",
+        ) from error
+
+
+@contextmanager
+def _reading(folder: Path) -> Iterator[None]:
+    """Tell in one way what damaged files raise."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, ValueError, LookupError, TypeError, RecursionError, SafetensorError) as error:
+        raise CheckpointError(
+            f"the checkpoint cannot be read ({error})",
+            where=folder,
+            remedy="Remove this folder: training goes on from the checkpoint before it.",
+        ) from error
+
+
+def _written(folder: Path, *names: str) -> Any:
+    """Return the state without its tensors, once these files are known to be as they were written."""
+    manifest = json.loads(text_of(folder / "manifest.json"))
+    if manifest["format"] != FORMAT:
+        raise ValueError(f"format {manifest['format']}, not {FORMAT}")
+    for name in names:
+        if _sha256(folder / name) != manifest["sha256"][name]:
+            raise ValueError(f"{name} is not as it was written")
+    return json.loads(text_of(folder / STATE))
+
+
+def _sha256(path: Path) -> str:
+    if not path.is_file():
+        raise ValueError(f"{path.name} is missing")
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class _Nothing:
+    """Stands where one of two dictionaries has no entry."""
+
+
+def _entry(value: Any, *keys: str) -> Mapping:
+    """Return a dictionary within dictionaries, an empty one where there is none."""
+    for key in keys:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value if isinstance(value, Mapping) else {}
+
+
+def _form(value: Any) -> str:
+    if value is _Nothing:
+        return "nothing"
+    if isinstance(value, Tensor):
+        return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+    if isinstance(value, (list, tuple)):
+        return f"a list of {len(value)}"
+    return type(value).__name__
 
 
 def _packed(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from dwclib.data.triplets import Triplets
 from dwclib.encoders import Features
-from dwclib.errors import ConfigError, FeatureError, checked_seed
+from dwclib.errors import ConfigError, FeatureError, check_least, checked_seed
 from dwclib.losses import contrastive_loss
 from dwclib.retrieval import rank
 from dwclib.soft_labels import soft_labels
@@ -39,6 +39,17 @@ def seed_everything(seed: int) -> None:
     random.seed(checked_seed(seed))
     np.random.seed(seed)  # noqa: NPY002  libraries draw from the global generator
     torch.manual_seed(seed)
+
+
+def check_device(device: str | None) -> None:
+    """Raise ConfigError unless torch can use a device here; None leaves the choice open."""
+    try:
+        usable = torch.device(device or "cpu").type != "cuda" or torch.cuda.is_available()
+        problem = "torch finds no GPU here"
+    except RuntimeError:
+        usable, problem = False, f"there is no device {device!r}"
+    if not usable:
+        raise ConfigError(problem, where="device", remedy="Use cpu, or leave it out.")
 
 
 def train(
@@ -81,12 +92,16 @@ def train(
     FeatureError
         When features and dataset do not belong together, or a feature is not finite.
     ConfigError
-        When a batch would not be filled once, or the seed is no natural number.
+        When a batch would not be filled once, a setting is out of its range, or there is no such device.
     """
+    check_device(device)
+    check_least(1, epochs=epochs)
+    check_least(0.0, learning_rate=learning_rate, weight_decay=weight_decay, alpha=alpha)
+    check_least(1e-6, temperature=temperature)
     _check_match(features, dataset)
-    if not 2 <= batch <= len(dataset):
+    if not (isinstance(batch, int) and 2 <= batch <= len(dataset)):
         raise ConfigError(
-            f"a batch of {batch} triplets cannot be drawn from {len(dataset)}",
+            f"a batch of {batch!r} triplets cannot be drawn from {len(dataset)}",
             where=dataset.name,
             remedy=f"Use 2 to {len(dataset)}.",
         )

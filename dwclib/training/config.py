@@ -6,10 +6,11 @@ claim.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     Discriminator,
     Field,
@@ -23,10 +24,14 @@ from pydantic import (
 
 from dwclib.data.datasets import DataConfig, PhotoConfig, Section
 from dwclib.editors import Edited
-from dwclib.errors import ConfigError
-from dwclib.files import DATA
+from dwclib.errors import MAX_SEED, ConfigError, brief, check_choice
+from dwclib.files import DATA, read_yaml
 
 RECIPES = DATA / "recipes"
+WIDEST = 2**16  # of a layer: more would not fit into any memory
+# What changes no number of a training: where the data lies, who reads it, and how often something is written.
+INDIFFERENT = ("data.root", "training.workers", "training.log_every", "training.checkpoint_every")
+NAMED_FILES = ("model.clip", "model.clip_weights", "model.cnn", "model.cnn_weights")
 
 
 class ModelConfig(Section):
@@ -48,13 +53,13 @@ class ModelConfig(Section):
     """
 
     streams: list[Literal["clip", "cnn"]] = Field(default=["clip", "cnn"], min_length=1)
-    dim: PositiveInt = Field(default=1024, multiple_of=8)
+    dim: PositiveInt = Field(default=1024, multiple_of=8, le=WIDEST)
     dropout: float = Field(default=0.5, ge=0, lt=1)
     clip: str = "book"
     clip_weights: str | None = None
     cnn: str = "book"
     cnn_weights: str | None = None
-    word_dim: PositiveInt = 512
+    word_dim: PositiveInt = Field(default=512, le=WIDEST)
     word_temperature: PositiveFloat = 7.0
     position_temperature: PositiveFloat = 4.0
     mask_padding: bool = True
@@ -114,8 +119,8 @@ class TrainingConfig(Section):
     shared_scaler: bool = False
     log_every: PositiveInt = 10
     checkpoint_every: PositiveInt = 500
-    workers: NonNegativeInt = 0
-    seed: NonNegativeInt = 0
+    workers: NonNegativeInt = Field(default=0, le=256)
+    seed: NonNegativeInt = Field(default=0, le=MAX_SEED)
 
 
 def _kind_of(data: Any) -> str:
@@ -140,6 +145,31 @@ class Config(Section):
             values[section] = {**values.get(section, {}), **changes}
         return parse_config(values, "Config.but")
 
+    def resolved(self) -> Config:
+        """Return a copy whose paths do not depend on the folder in which the program runs."""
+        values = self.model_dump()
+        for section, key in (name.split(".") for name in ("data.root", *NAMED_FILES)):
+            value = values[section].get(key)
+            path = os.path.expanduser(value or "")
+            if value not in (None, "book") and (key == "root" or os.path.exists(path)):
+                values[section][key] = os.path.abspath(path)
+        return parse_config(values, "Config.resolved")
+
+    def differences(self, other: Config) -> Iterator[str]:
+        """Say which choices differ from another configuration's, of those that change numbers.
+
+        Of files only the name counts. The number of epochs counts where the learning rate decays over them.
+        """
+        indifferent = (*INDIFFERENT, *(() if self.training.decay == "cosine" else ("training.epochs",)))
+        for section in type(self).model_fields:
+            mine, theirs = (getattr(config, section).model_dump() for config in (self, other))
+            for key in [*mine, *(key for key in theirs if key not in mine)]:
+                name = f"{section}.{key}"
+                values = [_named(name, values.get(key)) for values in (mine, theirs)]
+                if values[0] != values[1] and name not in indifferent:
+                    reason = ", over which the learning rate decays," if key == "epochs" else ""
+                    yield f"{name} is {brief(values[0])}{reason} and not {brief(values[1])}"
+
 
 def read_recipe(name: str) -> Config:
     """Read one of the book's own configurations, ``data/recipes/<name>.yml``.
@@ -149,11 +179,8 @@ def read_recipe(name: str) -> Config:
     ConfigError
         When there is none of that name.
     """
-    path = RECIPES / f"{name}.yml"
-    if not path.exists():
-        known = ", ".join(sorted(recipe.stem for recipe in RECIPES.glob("*.yml")))
-        raise ConfigError(f"there is no recipe {name!r}", where=RECIPES, remedy=f"Use one of {known}.")
-    return read_config(path)
+    check_choice("recipe", name, sorted(recipe.stem for recipe in RECIPES.glob("*.yml")), RECIPES)
+    return read_config(RECIPES / f"{name}.yml")
 
 
 def read_config(path: Path) -> Config:
@@ -164,14 +191,7 @@ def read_config(path: Path) -> Config:
     ConfigError
         When the file is missing or no YAML, or a key is unknown or of the wrong type; the key is named.
     """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        problem = " ".join(str(error).split())
-        raise ConfigError(
-            f"it cannot be read ({problem})", where=path, remedy="Name a YAML file of keys and values."
-        ) from error
-    return parse_config(values or {}, str(path))
+    return parse_config(read_yaml(path) or {}, str(path))
 
 
 def parse_config(values: Any, where: str) -> Config:
@@ -189,4 +209,10 @@ def _config_error(error: ValidationError, where: str) -> ConfigError:
         return ConfigError(
             f"the key {key!r} is unknown", where=where, remedy="See dwclib/training/config.py for all keys."
         )
-    return ConfigError(f"{key} = {first['input']!r} cannot be used", where=where, remedy=f"{first['msg']}.")
+    value = brief(first["input"])
+    return ConfigError(f"{key} = {value} cannot be used", where=where, remedy=f"{first['msg']}.")
+
+
+def _named(key: str, value: Any) -> Any:
+    """Return a value as it is compared: of a path its last part."""
+    return Path(value).name if key in NAMED_FILES and value else value

@@ -43,6 +43,7 @@ def test_what_was_saved_is_loaded_to_the_last_bit(tmp_path) -> None:
     assert np.isnan(found["nan"])
     assert found["position"] == _state()["position"]
     assert sorted(p.name for p in (tmp_path / "step-00000003").iterdir()) == [
+        "manifest.json",
         "state.json",
         "tensors.safetensors",
     ]
@@ -76,7 +77,7 @@ def test_random_numbers_go_on_where_they_were(tmp_path) -> None:
     save_checkpoint(tmp_path / "c", random_states())
     expected = draw()
     draw()
-    set_random_states(load_checkpoint(tmp_path / "c"))
+    set_random_states(load_checkpoint(tmp_path / "c"), "c")
     assert draw() == expected
 
 
@@ -95,16 +96,17 @@ def test_a_damaged_checkpoint_is_named(tmp_path, name: str, damage: str) -> None
 
 def test_another_format_is_refused(tmp_path) -> None:
     save_checkpoint(tmp_path / "c", _state())
-    text = (tmp_path / "c" / "state.json").read_text()
-    (tmp_path / "c" / "state.json").write_text(text.replace('"format": 1', '"format": 9'))
+    text = (tmp_path / "c" / "manifest.json").read_text()
+    (tmp_path / "c" / "manifest.json").write_text(text.replace('"format": 2', '"format": 9'))
     with pytest.raises(CheckpointError, match="format 9"):
         load_checkpoint(tmp_path / "c")
 
 
 @pytest.mark.parametrize(
     ("other", "message"),
-    [(nn.Linear(3, 4), r"weight is \(2, 3\) in the checkpoint and \(4, 3\)"),
-     (nn.Linear(3, 2, bias=False), r"bias is \(2,\) in the checkpoint and nothing"),
+    [(nn.Linear(3, 4), r"weight is \(2, 3\) float32 in the checkpoint and \(4, 3\)"),
+     (nn.Linear(3, 2).double(), r"weight is \(2, 3\) float32 in the checkpoint and \(2, 3\) float64"),
+     (nn.Linear(3, 2, bias=False), r"bias is \(2,\) float32 in the checkpoint and nothing"),
      (nn.Sequential(nn.Linear(3, 2)), "0.weight is nothing in the checkpoint")],
 )  # fmt: skip
 def test_another_architecture_is_refused_by_the_first_difference(other: nn.Module, message: str) -> None:

@@ -1,0 +1,124 @@
+"""Evaluation of one or two streams: ranks, recalls, and what chooses a checkpoint (notebooks 08 and 10)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from dwclib.data.triplets import Triplets
+from dwclib.errors import DatasetError
+from dwclib.retrieval import first_hit_ranks, subset_ranks, target_ranks
+from dwclib.training.composer import Embedded
+
+SUBSET_KS = (1, 2, 3)  # CIRR's
+
+
+def ranks_of(
+    embedded: Mapping[str, Embedded], dataset: Triplets, *, exclude_reference: bool | None = None
+) -> dict[str, Int[Tensor, " queries"]]:
+    """Return the rank of each query's first hit, 1 for the best, for each stream, and for "both" of two.
+
+    Parameters
+    ----------
+    embedded : by stream, as `Run.embedded` gives it.
+    dataset : whose queries and gallery these are; it says what a hit is.
+    exclude_reference : keep the reference image out of the ranking; as the dataset says, by default.
+    """
+    excluded = dataset.exclude_reference if exclude_reference is None else exclude_reference
+    references = torch.from_numpy(dataset.gallery_position(dataset.references))
+    exclude = references if excluded else None
+    if dataset.hit == "identity":
+        of_query, of_gallery = (
+            torch.from_numpy(dataset.identities[images]) for images in (dataset.targets, dataset.gallery)
+        )
+        return {
+            name: first_hit_ranks(q, g, of_query, of_gallery, exclude=exclude)
+            for name, (q, g) in _together(embedded).items()
+        }
+    targets = torch.from_numpy(dataset.gallery_position(dataset.targets))
+    return {
+        name: target_ranks(q, g, targets, exclude=exclude) for name, (q, g) in _together(embedded).items()
+    }
+
+
+def recalls_of(
+    embedded: Mapping[str, Embedded],
+    dataset: Triplets,
+    *,
+    ks: tuple[int, ...] | None = None,
+    exclude_reference: bool | None = None,
+) -> dict[str, dict[int, float]]:
+    """Return Recall@K, in per cent, of each stream's embeddings, and of "both" where there are two.
+
+    Parameters
+    ----------
+    embedded, dataset, exclude_reference : as `ranks_of` takes them.
+    ks : which K; those usual for the dataset by default. A K that is no less than the gallery is left out.
+
+    Raises
+    ------
+    DatasetError
+        When the gallery is too small for all of them.
+
+    A dataset with `members` has a second recall, of "clip, subset" and so on, placed before the others.
+    """
+    found, usable = {}, usable_ks(dataset, ks)
+    if dataset.members is not None:
+        targets, members = map(dataset.gallery_position, (dataset.targets, dataset.members))
+        members = np.where(dataset.members < 0, -1, members)
+        for name, (queries, gallery) in _together(embedded).items():
+            ranks = subset_ranks(queries, gallery, torch.from_numpy(targets), torch.from_numpy(members))
+            found[f"{name}, subset"] = {k: _share(ranks <= k) for k in SUBSET_KS}
+    for name, ranks in ranks_of(embedded, dataset, exclude_reference=exclude_reference).items():
+        found[name] = {k: _share(ranks <= k) for k in usable}
+    return found
+
+
+def usable_ks(dataset: Triplets, ks: tuple[int, ...] | None = None) -> tuple[int, ...]:
+    """Return which K are less than a dataset's gallery; of those usual for it, by default.
+
+    Raises
+    ------
+    DatasetError
+        When none is.
+    """
+    wanted = ks or dataset.ks
+    usable = tuple(k for k in wanted if k < len(dataset.gallery))
+    if not usable:
+        raise DatasetError(
+            f"a gallery of {len(dataset.gallery)} images is too small for Recall@{min(wanted)}",
+            where=dataset.name,
+            remedy="Use more images; a larger training.validation_share, if it is the gallery of validation.",
+        )
+    return usable
+
+
+def criterion(embedded: Mapping[str, Embedded], dataset: Triplets) -> tuple[float, float]:
+    """Return by what a checkpoint is chosen: the higher, the better; the second number breaks a tie.
+
+    Returns
+    -------
+    The mean Recall@K of the last stream (of both together, where there are two) over all K but 1, and its
+    mean reciprocal rank, which tells apart what the recalls of a few hundred queries do not.
+    """
+    ranks = list(ranks_of(embedded, dataset).values())[-1]
+    usable = usable_ks(dataset)
+    recalls = [_share(ranks <= k) for k in usable if k > 1] or [_share(ranks <= k) for k in usable]
+    return float(np.mean(recalls)), float((1 / ranks.double()).mean())
+
+
+def _together(embedded: Mapping[str, Embedded]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return queries and gallery by stream; of two streams also "both", whose scores are the sums."""
+    found = {name: (part.queries, part.gallery) for name, part in embedded.items()}
+    if len(found) > 1:
+        queries, galleries = zip(*found.values(), strict=True)
+        found["both"] = (torch.cat(queries, dim=1), torch.cat(galleries, dim=1))
+    return found
+
+
+def _share(hits: Tensor) -> float:
+    return 100 * int(hits.sum()) / len(hits)
