@@ -11,6 +11,7 @@ from typing import Any
 
 MOST = 400  # characters of a problem, which may repeat what a file holds
 CLONE = "Do this in a clone of the book's repository, or name a folder of your own."
+NO_BOOK = "Clone the book's repository, and call python -m dwclib in it."
 NO_DATA = "The book's data is missing: install dwclib from its wheel, or work in a clone of its repository."
 MAX_SEED = 2**32 - 1  # NumPy's
 

@@ -16,6 +16,7 @@ import tempfile
 import tokenize
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ from dwclib.errors import CLONE, ConfigError
 
 PACKAGE = Path(__file__).resolve().parent
 ROOT = PACKAGE.parent
-IS_CHECKOUT = (ROOT / "pyproject.toml").is_file()  # else an installed package, whose folder is never written to
+# Else an installed package, whose folder is never written to.
+IS_CHECKOUT = (ROOT / "pyproject.toml").is_file()
 DATA = ROOT / "data" if IS_CHECKOUT else PACKAGE / "_data"  # networks, recipes, grids, rows, reported results
 
 
@@ -47,7 +49,7 @@ def cache_folder(*parts: str) -> Path:
     """
     home = ROOT / ".cache" if IS_CHECKOUT else platformdirs.user_cache_path("dwclib")
     folder = Path(os.environ.get("DWC_CACHE") or home).expanduser().joinpath(*parts)
-    with _told(folder, "Name another folder in the environment variable DWC_CACHE."):
+    with writable(folder, "Name another folder in the environment variable DWC_CACHE."):
         folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -167,7 +169,7 @@ def atomic(path: Path) -> Iterator[Path]:
     """
     if not IS_CHECKOUT and PACKAGE in path.absolute().parents:
         raise ConfigError("an installed package is not changed", where=path, remedy=CLONE)
-    with _told(path.parent, "Name a folder that you may write to."):
+    with writable(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         workspace = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
@@ -179,8 +181,16 @@ def atomic(path: Path) -> Iterator[Path]:
         shutil.rmtree(workspace, ignore_errors=True)
 
 
+def check_writable(folder: Path) -> None:
+    """Make a folder, if it is not there, and raise ConfigError when it cannot be written to."""
+    with writable(folder, "Name a folder that you may write to."):
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+
+
 @contextlib.contextmanager
-def _told(folder: Path, remedy: str) -> Iterator[None]:
+def writable(folder: Path, remedy: str = "Name a folder that you may write to.") -> Iterator[None]:
+    """Tell in one sentence when what the block creates in a folder cannot be created."""
     try:
         yield
     except OSError as error:
@@ -188,24 +198,27 @@ def _told(folder: Path, remedy: str) -> Iterator[None]:
         raise ConfigError(problem, where=folder, remedy=remedy) from error
 
 
-def code_of(*modules: str) -> list[Path]:
-    """Return the files of these modules of dwclib and of all that they import from it, in order.
+def code_of(*names: str) -> list[Path]:
+    """Return the files of dwclib that these names come from and of all that those import, in order.
 
     Parameters
     ----------
-    *modules : such as ``"dwclib.losses"``.
+    *names : such as ``"dwclib.losses"`` or ``"dwclib.experiments.load"``.
 
     What depends on a computation's code can be named by these files: editing another changes nothing.
     """
     found: dict[str, Path] = {}
-    waiting = list(modules)
+    waiting, seen = list(names), set[str]()
     while waiting:
-        path = ROOT.joinpath(*(module := waiting.pop()).split("."))
-        path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-        if module not in found and path.exists():
-            found[module] = path
-            waiting += _imports_of(path)
-    return [found[module] for module in sorted(found)]
+        if (name := waiting.pop()) in seen:
+            continue
+        seen.add(name)
+        if path := _file_of(name):
+            found[name] = path
+            waiting += imports_of(path.read_text(encoding="utf-8"))
+        else:
+            waiting += _home_of(name)
+    return [found[name] for name in sorted(found)]
 
 
 def meaning_of(path: Path) -> str:
@@ -222,11 +235,38 @@ def meaning_of(path: Path) -> str:
     return "\n".join(line.rstrip() for line in lines if line.strip())
 
 
-def _imports_of(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dwclib"):
-            yield str(node.module)
-            yield from (f"{node.module}.{name.name}" for name in node.names)  # may be a module itself
+@lru_cache(maxsize=1_000)
+def imports_of(text: str) -> tuple[str, ...]:
+    """Return the names below dwclib that Python code imports, and with ``a`` each ``a.b`` that it uses."""
+    nodes = list(ast.walk(ast.parse(text)))
+    known: dict[str, str] = {}  # name in the code -> what it stands for
+    modules = []
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "dwclib":
+            modules.append(str(node.module))
+            known |= {name.asname or name.name: f"{node.module}.{name.name}" for name in node.names}
+    taken = {
+        f"{known[node.value.id]}.{node.attr}"
+        for node in nodes
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in known
+    }
+    return (*modules, *known.values(), *taken)
+
+
+def _file_of(name: str) -> Path | None:
+    path = ROOT.joinpath(*name.split("."))
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return path if path.exists() else None
+
+
+def _home_of(name: str) -> Iterator[str]:
+    """Yield the module from which a package takes a name that it gives lazily."""
+    package, _, wanted = name.rpartition(".")
+    path = _file_of(package) if package else None
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8") if path else "")):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "lazy":
+            homes = {one.arg: str(ast.literal_eval(one.value)).split() for one in node.keywords}
+            yield from (f"{package}.{module}" for module, given in homes.items() if wanted in given)
 
 
 def fingerprint(*parts: Any) -> str:

@@ -1,4 +1,4 @@
-"""Where the book's repository lies: known from one place, told to the site and to each notebook's first cell."""
+"""Where the repository lies: known from one place, told to the site and to each notebook's first cell."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dwclib.book.notebooks import Notebook, source_of, tags_of
 
 SETUP = "setup"
 _HEAD = 'from importlib.util import find_spec\n\nif not find_spec("dwclib"):  # on Colab\n'
-_ABSENT = '    raise ModuleNotFoundError("dwclib is not installed: the README of the book says how")'
+_ABSENT = '    raise ModuleNotFoundError("dwclib is missing; the README says how to install it")'
 _INSTALL = '    %pip install --quiet "dwclib[scale] @ git+{}"'
 
 
@@ -31,7 +31,7 @@ def address_of(root: Path) -> str:
         except OSError:  # no git here
             return ""
         if match := re.fullmatch(
-            r"(?:https?://|ssh://)?(?:[^/@]+@)?([^/:@]+\.\w+)[/:](.+?)(?:\.git)?/?", found
+            r"(?:https?://|ssh://)?(?:[^/@]+@)?([^/:@]+\.\w+)(?::\d+(?=/))?[/:](.+?)(?:\.git)?/?", found
         ):
             return f"https://{match[1]}/{match[2]}"
     return ""

@@ -17,11 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dwclib.book.address import SETUP, address_of, stamped
 from dwclib.book.notebooks import (
-    CHECKED,
     PARAMETERS,
     Cell,
     declared_parameters,
+    in_form,
+    laptop_stamps,
     normalised,
     read_notebook,
     sentences_of,
@@ -31,12 +33,21 @@ from dwclib.book.notebooks import (
     text_of,
     write_notebook,
 )
-from dwclib.errors import ConfigError, DwcError
+from dwclib.errors import NO_BOOK, ConfigError, DwcError, brief, check_choice
 from dwclib.experiments.machine import stamp as machine_stamp
-from dwclib.files import ROOT, atomic, fingerprint
+from dwclib.files import (
+    ROOT,
+    atomic,
+    code_of,
+    fingerprint,
+    imports_of,
+    meaning_of,
+    read_json,
+    read_yaml,
+    writable,
+)
 
-# Modules whose change leaves every output as it is.
-NO_INFLUENCE = ("book.py", "__main__.py", "pretrain.py", "bench.py", "machine.py", "claims.py", "reported.py")
+QUIET = "--IPKernelApp.log_level=50"  # what goes wrong in a kernel is told by its client
 MEASURE = "import json; from dwclib.experiments.machine import peak_memory; print(json.dumps(peak_memory()))"
 
 
@@ -63,13 +74,9 @@ class Book:
     root: Path = ROOT
 
     def __post_init__(self) -> None:
-        known = sorted(path.stem for path in (self.root / "book" / "profiles").glob("*.yml"))
-        if self.profile not in known:
-            raise ConfigError(
-                f"there is no profile {self.profile!r}",
-                where=self.root / "book" / "profiles",
-                remedy=f"Use one of {', '.join(known)}.",
-            )
+        if not (folder := self.root / "book" / "profiles").is_dir():
+            raise ConfigError("the book's notebooks are not here", where=self.root, remedy=NO_BOOK)
+        check_choice("profile", self.profile, sorted(path.stem for path in folder.glob("*.yml")), folder)
 
     @property
     def notebooks(self) -> list[Path]:
@@ -94,38 +101,81 @@ class Book:
             When it names a notebook or a parameter that is not there, or a value of another type than the
             notebook's default.
         """
-        import yaml
-
         path = self.root / "book" / "profiles" / f"{self.profile}.yml"
-        chosen = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        chosen = read_yaml(path) or {}
+        if not isinstance(chosen, dict) or not all(isinstance(v, dict | None) for v in chosen.values()):
+            raise ConfigError(
+                "it is no table of notebooks with their parameters", where=path, remedy="Restore it from git."
+            )
         stems = {notebook.stem: notebook for notebook in self.notebooks}
         for stem, values in chosen.items():
-            if stem not in stems:
-                raise ConfigError(
-                    f"there is no notebook {stem!r}", where=path, remedy=f"Use one of {', '.join(stems)}."
-                )
+            check_choice("notebook", stem, stems, path)
             _check_values(values or {}, declared_parameters(stems[stem]), f"{path}, {stem}")
         return {stem: {**(chosen.get(stem) or {})} for stem in stems}
 
     def print_of(self, notebook: Path, parameters: dict[str, Any]) -> str:
         """Return a fingerprint of all that a notebook's outputs depend on.
 
-        Of grids, results, claims and reported numbers only those count that the notebook's code names.
+        Of the library, what the code imports counts, without its comments; of grids, results, claims,
+        reported numbers and loaders of real datasets, what it names. The cell that installs does not count.
         """
-        cells = [(c["cell_type"], source_of(c), tags_of(c)) for c in read_notebook(notebook)["cells"]]
-        code = "\n".join(source for kind, source, _ in cells if kind == "code")
-        library = [p for p in sorted((self.root / "dwclib").rglob("*.py")) if p.name not in NO_INFLUENCE]
-        data = [path for path in sorted((self.root / "data").rglob("*")) if path.is_file()]
-        names = {path: _looked_up_as(path.relative_to(self.root / "data")) for path in data}
-        read = [path for path in data if names[path] is None or _names(code, str(names[path]))]
-        return fingerprint(cells, parameters, self.root / "requirements.lock", *library, *read)
+        read = [cell for cell in read_notebook(notebook)["cells"] if SETUP not in tags_of(cell)]
+        cells = [(cell["cell_type"], source_of(cell), tags_of(cell)) for cell in read]
+        sources = [source for kind, source, _ in cells if kind == "code"]
+        loaders = [path.stem for path in (self.root / "dwclib" / "data").glob("*.py")]
+        named = [f"dwclib.data.{name}" for name in loaders if _names("\n".join(sources), name)]
+        library = code_of(*named, *(name for source in sources for name in _imports(source)))
+        lock = self.root / "requirements.lock"
+        return fingerprint(
+            cells, parameters, lock, *map(meaning_of, library), *self._data_of("\n".join(sources))
+        )
+
+    def _data_of(self, code: str) -> list[Path]:
+        folder = self.root / "data"
+        files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+        names = {path: _looked_up_as(path.relative_to(folder)) for path in files}
+        return [path for path in files if names[path] is None or _names(code, str(names[path]))]
 
     def is_fresh(self, notebook: Path, parameters: dict[str, Any]) -> bool:
         """Tell whether the executed copy was made from what is there now."""
-        path = self.executed(notebook)
-        if not path.exists():
+        try:
+            found = stamp_of(self.executed(notebook)).get("fingerprint")
+        except ConfigError:  # missing or damaged
             return False
-        return stamp_of(path).get("fingerprint") == self.print_of(notebook, parameters)
+        return found == self.print_of(notebook, parameters)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Let one program at a time write what is made.
+
+        Raises
+        ------
+        BookError
+            When another one does.
+        """
+        from filelock import FileLock, Timeout
+
+        with writable(self.build):
+            self.build.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.build / ".lock", is_singleton=True)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout as error:
+                raise BookError(
+                    "another program builds the book", where=self.build, remedy="Wait until it has ended."
+                ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def _imports(source: str) -> tuple[str, ...]:
+    """Return what of dwclib a cell imports; none where it is no Python, as it will say when it runs."""
+    try:
+        return imports_of(re.sub(r"^(\s*)[%!].*", r"\1pass", source, flags=re.MULTILINE))
+    except SyntaxError:
+        return ()
 
 
 def _names(code: str, name: str) -> bool:
@@ -168,13 +218,14 @@ def execute(
         raise ConfigError(
             f"no notebook begins with {only!r}", where=book.root / "notebooks", remedy="Use 01 ..."
         )
-    for number, path in enumerate(chosen, start=1):
-        values = parameters[path.stem]
-        state = "fresh" if book.is_fresh(path, values) and not force else "running"
-        print(f"[{number}/{len(chosen)}] {path.stem}: {state}", file=sys.stderr, flush=True)
-        if state == "running":
-            seconds = _execute_one(book, path, values, cell_timeout)
-            print(f"[{number}/{len(chosen)}] {path.stem}: {seconds:.0f} s", file=sys.stderr, flush=True)
+    with book.alone():
+        for number, path in enumerate(chosen, start=1):
+            values = parameters[path.stem]
+            state = "fresh" if book.is_fresh(path, values) and not force else "running"
+            print(f"[{number}/{len(chosen)}] {path.stem}: {state}", file=sys.stderr, flush=True)
+            if state == "running":
+                seconds = _execute_one(book, path, values, cell_timeout)
+                print(f"[{number}/{len(chosen)}] {path.stem}: {seconds:.0f} s", file=sys.stderr, flush=True)
     return [book.executed(path) for path in chosen]
 
 
@@ -204,17 +255,19 @@ def prepare(book: Book, out: Path) -> list[Path]:
 
 
 def store_outputs(book: Book, *, only: str | None = None) -> None:
-    """Execute, then keep in the source notebooks the outputs of the checked cells and no others."""
+    """Execute, then keep in the source notebooks the outputs of the checked cells and no others.
+
+    The first cell of each gets the address of the repository, where that is known.
+    """
+    address, stamps = address_of(book.root), laptop_stamps(book.root)
     for executed in execute(book, only=only):
         path = book.root / "notebooks" / executed.name
         source, done = read_notebook(path), read_notebook(executed)
         outputs = {cell["id"]: cell for cell in done["cells"]}
         for cell in source["cells"]:
             if cell["cell_type"] == "code":
-                kept = outputs.get(cell["id"], {}) if CHECKED in tags_of(cell) else {}
-                cell["outputs"] = [o for o in kept.get("outputs", []) if o.get("name") != "stderr"]
-                cell["execution_count"] = kept.get("execution_count")
-        write_notebook(path, normalised(source))
+                cell["outputs"] = outputs.get(cell["id"], {}).get("outputs", [])
+        write_notebook(path, in_form(stamped(source, address), stamps.get(path.stem, {})))
 
 
 def keep_results(book: Book) -> Path:
@@ -224,7 +277,7 @@ def keep_results(book: Book) -> Path:
     its code wrote. A notebook that was not executed keeps the entry it has.
     """
     path = book.root / "data" / "results" / "notebooks" / f"{book.profile}.json"
-    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    found = read_json(path) if path.exists() else {}
     for notebook in book.notebooks:
         if (done := book.executed(notebook)).exists():
             said = [text for cell in read_notebook(done)["cells"] for text in sentences_of(cell)]
@@ -241,7 +294,7 @@ def _execute_one(book: Book, path: Path, values: dict[str, Any], cell_timeout: i
     made_from = book.print_of(path, values)  # taken first: an edit meanwhile makes it stale
     start = time.time()
     try:
-        with atomic(book.executed(path)) as target, _inline_figures():
+        with atomic(book.executed(path)) as target, _kernel_environment():
             papermill.execute_notebook(
                 _with_measure(path, target.with_suffix(".measured.ipynb")),
                 target,
@@ -251,6 +304,7 @@ def _execute_one(book: Book, path: Path, values: dict[str, Any], cell_timeout: i
                 cwd=path.parent,
                 execution_timeout=cell_timeout,
                 start_timeout=120,
+                extra_arguments=[QUIET],
                 progress_bar=sys.stderr.isatty(),
             )
             seconds = time.time() - start
@@ -265,11 +319,18 @@ def _execute_one(book: Book, path: Path, values: dict[str, Any], cell_timeout: i
             where=path,
             remedy="Open the notebook in JupyterLab and run it up to that cell.",
         ) from error
-    except (CellTimeoutError, DeadKernelError) as error:
+    except CellTimeoutError as error:
+        cell = str(error).partition("-\n")[2].partition("\n-")[0]
+        longer = 2 * cell_timeout
         raise BookError(
-            str(error).splitlines()[0],
+            f"a cell took longer than {cell_timeout} s: {brief(cell)}",
             where=path,
-            remedy="Use smaller parameters, or a longer --cell-timeout.",
+            remedy=f"Give it more: make book CELL_TIMEOUT={longer}, or python -m dwclib book --cell-timeout "
+            f"{longer}. What was done is kept.",
+        ) from error
+    except DeadKernelError as error:
+        raise BookError(
+            "its kernel died, for want of memory perhaps", where=path, remedy="Use a smaller profile."
         ) from error
     return seconds
 
@@ -282,14 +343,20 @@ def _source_number(path: Path, values: dict[str, Any], index: int) -> int:
 
 
 @contextmanager
-def _inline_figures() -> Iterator[None]:
-    """Keep a caller's MPLBACKEND from the kernels: with another backend than Jupyter's no figure is shown."""
-    chosen = os.environ.pop("MPLBACKEND", None)
+def _kernel_environment() -> Iterator[None]:
+    """Keep a caller's MPLBACKEND from the kernels, where it would hide every figure, and let threads sleep.
+
+    OpenMP's threads wait for each other by spinning; on a busy machine they take away the time that they
+    wait for. How many they are, and so every number, stays as it is.
+    """
+    before = dict(os.environ)
+    os.environ.pop("MPLBACKEND", None)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         yield
     finally:
-        if chosen is not None:
-            os.environ["MPLBACKEND"] = chosen
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _with_measure(path: Path, copy: Path) -> Path:
@@ -322,18 +389,19 @@ def _stamp(
     }
 
 
-def _check_values(values: dict[str, Any], declared: dict[str, Any], where: str) -> None:
+def _check_values(values: dict[Any, Any], declared: dict[str, Any], where: str) -> None:
     for name, value in values.items():
-        if name not in declared:
+        check_choice("parameter", name, declared, where)
+        if not _fits(value, declared[name]):
             raise ConfigError(
-                f"the notebook has no parameter {name!r}",
+                f"{name} = {brief(value)} is {type(value).__name__}, not like the default",
                 where=where,
-                remedy=f"It has {', '.join(declared)}.",
+                remedy=f"Give a value like {declared[name]!r}.",
             )
-        expected = type(declared[name])
-        if type(value) is not expected and not (expected is float and type(value) is int):
-            raise ConfigError(
-                f"{name} = {value!r} is {type(value).__name__}, not {expected.__name__}",
-                where=where,
-                remedy=f"Give a value like the default, {declared[name]!r}.",
-            )
+
+
+def _fits(value: object, default: object) -> bool:
+    """Tell whether a value is of its default's type, and its items of that of the default's first item."""
+    if isinstance(value, list) and isinstance(default, list) and default:
+        return all(_fits(item, default[0]) for item in value)
+    return type(value) is type(default) or (type(value) is int and type(default) is float)

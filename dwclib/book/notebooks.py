@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dwclib.errors import ConfigError
-from dwclib.files import atomic
+from dwclib.files import atomic, read_json
 
 CHECKED, SOLUTION, PARAMETERS = "nbval-check-output", "solution", "parameters"
 SOURCE, OUTPUTS = {"source_hidden": True}, {"outputs_hidden": True}
@@ -38,14 +38,40 @@ def read_notebook(path: Path) -> Notebook:
     ConfigError
         When the file is not a notebook.
     """
-    try:
-        notebook = json.loads(path.read_text(encoding="utf-8"))
-        notebook["cells"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(
-            f"this is no notebook ({error})", where=path, remedy="Restore it from git."
-        ) from error
-    return notebook
+    notebook = read_json(path)
+    match notebook:
+        case {"cells": [_, *_] as cells, "metadata": dict()} if all(map(_is_cell, cells)):
+            return notebook
+    raise ConfigError("this is no notebook", where=path, remedy="Restore it from git.")
+
+
+def _is_cell(cell: Any) -> bool:
+    """Tell whether a cell has the parts that the book reads."""
+    match cell:
+        case {"cell_type": "code", "outputs": list() as outputs}:
+            pass
+        case {"cell_type": "markdown" | "raw"}:
+            outputs = []
+        case _:
+            return False
+    match cell:
+        case {"source": str() | list() as source, "metadata": {"tags": list() as tags}}:
+            texts = [*source, *tags]
+        case {"source": str() | list() as source, "metadata": dict() as metadata} if "tags" not in metadata:
+            texts = [*source]
+        case _:
+            return False
+    return all(isinstance(text, str) for text in texts) and all(map(_is_output, outputs))
+
+
+def _is_output(output: Any) -> bool:
+    match output:
+        case {"text": str()} | {"data": dict()}:
+            return True
+        case {"text": list() as lines}:
+            return all(isinstance(line, str) for line in lines)
+        case _:
+            return isinstance(output, dict) and not {"text", "data"} & output.keys()
 
 
 def write_notebook(path: Path, notebook: Notebook) -> None:
@@ -71,7 +97,7 @@ def declared_parameters(path: Path) -> dict[str, Any]:
     try:
         statements = ast.parse(source_of(cells[0])).body
         return {one.targets[0].id: ast.literal_eval(one.value) for one in statements}  # type: ignore[attr-defined]
-    except (SyntaxError, ValueError, AttributeError) as error:
+    except (SyntaxError, ValueError, AttributeError, RecursionError, MemoryError) as error:
         raise ConfigError(
             "the parameters cell does more than assign plain values",
             where=path,
@@ -126,6 +152,17 @@ def _time_of(notebook: Notebook, stamp: Mapping[str, Any]) -> str:
 def stamp_of(path: Path) -> dict[str, Any]:
     """Return when, where and from what an executed notebook was made."""
     return read_notebook(path)["metadata"].get("dwc_book", {})
+
+
+def laptop_stamps(root: Path) -> Mapping[str, Mapping[str, Any]]:
+    """Return the stamps of the laptop profile's runs that git keeps, by notebook.
+
+    Parameters
+    ----------
+    root : of the book.
+    """
+    path = root / "data" / "results" / "notebooks" / "laptop.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def source_of(cell: Cell) -> str:

@@ -30,18 +30,23 @@ def build(book: Book, *, cell_timeout: int = 900) -> Path:
     BookError
         When a notebook fails, or Jupyter Book warns of anything.
     """
-    executed = execute(book, cell_timeout=cell_timeout)
+    with book.alone():
+        page = _build(book, execute(book, cell_timeout=cell_timeout))
+    print(f"The book: {page}", flush=True)
+    return page
+
+
+def _build(book: Book, executed: list[Path]) -> Path:
     stage = _stage(book, executed)
     files = [path for path in sorted(stage.rglob("*")) if path.is_file()]
     key = fingerprint([str(path.relative_to(stage)) for path in files], *files)
     mark, page = book.build / "site.fingerprint", book.build / "html" / "index.html"
-    if not (page.exists() and mark.exists() and mark.read_text() == key):
+    if not (page.exists() and mark.exists() and mark.read_bytes() == key.encode()):
         if not mark.exists():  # the last build failed: Sphinx would not warn again of pages it has read
             shutil.rmtree(book.build / ".doctrees", ignore_errors=True)
         mark.unlink(missing_ok=True)
         _render(book, stage)
         mark.write_text(key)
-    print(f"The book: {page}", flush=True)
     return page
 
 
