@@ -63,11 +63,15 @@ def _parser() -> argparse.ArgumentParser:
     keep = _command(commands, "results", _results, "keep what the executed notebooks measured and concluded")
     _add_profile(keep, "laptop")
 
-    _add_profile(_command(commands, "check-notebooks", _check, "check the notebooks' form"), "smoke")
+    form = _command(commands, "check-notebooks", _check, "check the notebooks' form")
+    form.add_argument("--mend", action="store_true", help="first bring them into the form that git keeps")
+    _add_profile(form, "smoke")
 
     fashion = _command(commands, "synthfashion", _synthfashion, "write SynthFashion as a real dataset")
     fashion.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
     fashion.add_argument("--layout", default="fashioniq", help="fashioniq (the default), shoes, ... or own")
+    fashion.add_argument("--pictures", metavar="FOLDER", help="of fashioniq: images (the default), all_imgs")
+    fashion.add_argument("--ending", metavar=".jpg|.png", help="of fashioniq's pictures; .jpg by default")
     fashion.add_argument("--seed", type=int, default=0)
     fashion.add_argument("--train", type=int, default=8_000, metavar="IMAGES")
     fashion.add_argument("--val", type=int, default=2_000, metavar="IMAGES")
@@ -78,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--out", type=Path, required=True, metavar="DIR", help="the run's folder")
     train.add_argument("--data", metavar="DIR", help="where the real dataset of the recipe lies")
+    train.add_argument("--missing", choices=("refuse", "drop"), help="what to do where photos are missing")
     train.add_argument("--encoder", metavar="NAME", help="any open_clip model, instead of the recipe's")
     train.add_argument("--encoder-weights", metavar="TAG|FILE", help="its weights; a file needs no network")
     train.add_argument("--cnn-weights", metavar="FILE", help="of the recipe's timm model, from a file")
@@ -145,9 +150,11 @@ def _store_outputs(options: argparse.Namespace) -> None:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from dwclib.book.check import problems
+    from dwclib.book.check import mend, problems
     from dwclib.book.execute import Book
 
+    if options.mend:
+        mend(Book(options.profile))
     found = problems(Book(options.profile))
     print("\n".join(found) or "The notebooks are in form.")
     return bool(found)
@@ -156,15 +163,16 @@ def _check(options: argparse.Namespace) -> int:
 def _experiment(options: argparse.Namespace) -> None:
     from dwclib import experiments
 
-    for name in options.grid or sorted(path.stem for path in experiments.GRIDS.glob("*.yml")):
+    for name in options.grid or experiments.grid_names():
         grid = experiments.read_grid(name, options.profile)
         where = {"jobs": options.jobs, "scheduler": options.scheduler}
         if options.verify is not None:
             found = experiments.verify(grid, sample=options.verify, **where)
             print(f"{name}: {found.checked} rows computed anew and equal, {found.of} rows are fresh by that")
         else:
-            rows = experiments.run(grid, minutes=options.minutes, device=options.device, **where).rows
-            print(f"{name}: {len(rows)} rows")
+            missing = experiments.missing(grid)
+            experiments.run(grid, minutes=options.minutes, device=options.device, **where)
+            print(f"{name}: {len(grid.cells())} rows, {len(missing)} of them computed now")
 
 
 def _results(options: argparse.Namespace) -> None:
@@ -183,7 +191,10 @@ def _bench(options: argparse.Namespace) -> None:
 def _synthfashion(options: argparse.Namespace) -> None:
     from dwclib.data import datasets
 
-    datasets.write(options.layout, options.out, seed=options.seed, train=options.train, val=options.val)
+    sizes = {"seed": options.seed, "train": options.train, "val": options.val}
+    own = {"pictures": options.pictures, "ending": options.ending}
+    own = {key: value for key, value in own.items() if value}
+    datasets.write(options.layout, options.out, **sizes, **own)
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -196,8 +207,9 @@ def _train(options: argparse.Namespace) -> None:
         "clip_weights": options.encoder_weights,
         "cnn_weights": options.cnn_weights,
     }
+    asked = {"root": options.data, "missing": options.missing}
     config = config.but(
-        data={"root": options.data} if options.data else {},
+        data={key: value for key, value in asked.items() if value},
         model={key: value for key, value in named.items() if value},
     )
     run = Run(config, options.out, device=options.device).train()

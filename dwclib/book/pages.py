@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-import yaml
-
 from dwclib.book.notebooks import read_notebook, source_of, stamp_of
 from dwclib.book.paper import paper_page
-from dwclib.experiments.claims import CLAIMS, Part, judge
+from dwclib.experiments.claims import CLAIMS, Part, judge, read_claims
 from dwclib.experiments.reported import SHOWN, SOURCES, TITLES, reported
 from dwclib.experiments.reproductions import reproductions
 from dwclib.experiments.store import FOLDER
@@ -57,12 +55,11 @@ def claims_page(path: Path = CLAIMS, *, profile: str = "laptop", folder: Path = 
     path : of the claims.
     profile, folder : of the results that decide.
     """
-    declared = yaml.safe_load(path.read_text(encoding="utf-8"))
     parts = judge(path, profile=profile, folder=folder)
     head = ("part", "tested by", "effect with its 95 % interval", "verdict")
     sections = [
-        f"## {claim}\n\n*{content['says']}*\n\n{_table(head, [_row(p) for p in parts if p.claim == claim])}"
-        for claim, content in declared.items()
+        f"## {claim}\n\n*{content.says}*\n\n{_table(head, [_row(p) for p in parts if p.claim == claim])}"
+        for claim, content in read_claims(path).items()
     ]
     tests = sum(part.found is not None for part in parts)
     return _CLAIMS.format(sections="\n\n".join(sections), profile=profile, tests=tests)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import yaml
+from pydantic import ConfigDict, Field, RootModel, field_validator, model_validator
 
-from dwclib.errors import ConfigError
+from dwclib.errors import ConfigError, brief
 from dwclib.experiments import (
     FOLDER,
     Comparison,
@@ -22,9 +23,40 @@ from dwclib.experiments import (
     read_grid,
     unpack,
 )
-from dwclib.files import ROOT
+from dwclib.experiments.stored import Kept, Named, checked
+from dwclib.files import DATA, read_yaml
 
-CLAIMS = ROOT / "data" / "claims.yml"
+CLAIMS = DATA / "claims.yml"
+
+
+class DeclaredPart(Kept):
+    """A part of a claim: what it says, and its test with options, or why it has none."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, dict[str, str]]  # the test: {"gain": {"grid": "noise", "better": ...}}
+    says: Named
+    untestable: str = ""
+
+    @model_validator(mode="after")
+    def _has_one_test(self) -> DeclaredPart:
+        tests = self.model_extra or {}
+        if len(tests) + bool(self.untestable) != 1 or not set(tests) <= set(TRIALS):
+            raise ValueError(f"{brief(', '.join(tests)) if tests else 'nothing'} is no test")
+        return self
+
+
+class Claim(Kept):
+    """What the paper says, and its parts."""
+
+    says: Named
+    parts: list[DeclaredPart] = Field(min_length=1)
+
+    @field_validator("parts")
+    @classmethod
+    def _says_each_once(cls, parts: list[DeclaredPart]) -> list[DeclaredPart]:
+        if len({part.says for part in parts}) < len(parts):
+            raise ValueError("a part stands there twice")
+        return parts
 
 
 class Trial(NamedTuple):
@@ -114,6 +146,17 @@ TRIALS: Mapping[str, Trial] = {
 }
 
 
+def read_claims(path: Path = CLAIMS) -> dict[str, Claim]:
+    """Read the claims and their tests.
+
+    Raises
+    ------
+    ConfigError
+        When the file declares none.
+    """
+    return checked(RootModel[dict[Named, Claim]], read_yaml(path), path, remedy="See data/claims.yml.").root
+
+
 def judge(path: Path = CLAIMS, *, profile: str = "laptop", folder: Path = FOLDER) -> list[Part]:
     """Return every part of every claim with its verdict, by the rule of `statistics.verdict`.
 
@@ -129,43 +172,29 @@ def judge(path: Path = CLAIMS, *, profile: str = "laptop", folder: Path = FOLDER
     ResultsError
         When its rows are missing.
     """
-    declared: dict[str, dict[str, Any]] = yaml.safe_load(path.read_text(encoding="utf-8"))
-    results: dict[str, Results] = {}
-    gains: dict[tuple[str, str], Gain] = {}
-    parts: dict[tuple[str, str], Part] = {}
-    for claim, content in declared.items():
-        for part in content["parts"]:
-            key = claim, part["says"]
-            if key in parts:
-                raise ConfigError(
-                    f"{part['says']!r} stands there twice", where=path, remedy="Say each part once."
-                )
-            if "untestable" in part:
-                parts[key] = Part(*key, "", "", None, part["untestable"])
+
+    @cache
+    def results(grid: str) -> Results:
+        return load(read_grid(grid, profile), folder=folder)
+
+    gains: dict[int, Gain] = {}
+    parts: list[Part] = []
+    for claim, content in read_claims(path).items():
+        for part in content.parts:
+            if part.untestable:
+                parts.append(Part(claim, part.says, "", "", None, part.untestable))
                 continue
-            test, options = _test_of(part, path)
-            name = options.pop("grid")
-            if name not in results:
-                results[name] = load(read_grid(name, profile), folder=folder)
+            ((test, options),) = (part.model_extra or {}).items()
+            grid = options.pop("grid", "none")
             try:
-                gains[key] = TRIALS[test].gain(results[name], **options)
+                gains[len(parts)] = TRIALS[test].gain(results(grid), **options)
             except (TypeError, KeyError) as error:
                 raise ConfigError(
-                    f"the test {test!r} cannot be made so ({error})", where=f"{path}, {part['says']}",
+                    f"the test {test!r} cannot be made so ({error})",
+                    where=f"{path}, {brief(part.says)}",
                     remedy="See dwclib/experiments/claims.py for what it takes.",
-                ) from error  # fmt: skip
-            parts[key] = Part(*key, f"{name}: {', '.join(options.values())}", TRIALS[test].unit, None)
-    for key, found in compare(gains).items():
-        parts[key] = parts[key]._replace(found=found)
-    return list(parts.values())
-
-
-def _test_of(part: Mapping[str, Any], path: Path) -> tuple[str, dict[str, Any]]:
-    named = [key for key in part if key != "says"]
-    if len(named) != 1 or named[0] not in TRIALS or "grid" not in part[named[0]]:
-        raise ConfigError(
-            f"{', '.join(named) or 'nothing'} is no test",
-            where=f"{path}, {part['says']}",
-            remedy=f"Name one of {', '.join(TRIALS)}, with its grid, or say why it is untestable.",
-        )
-    return named[0], dict(part[named[0]])
+                ) from error
+            where = f"{grid}: {', '.join(options.values())}"
+            parts.append(Part(claim, part.says, where, TRIALS[test].unit, None))
+    found = compare(gains)
+    return [part._replace(found=found.get(place)) for place, part in enumerate(parts)]

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic import Field
 
-from dwclib.errors import ConfigError
-from dwclib.files import ROOT
+from dwclib.errors import CLONE, ConfigError, check_choice
+from dwclib.experiments.stored import PLAIN, Kept, Named, Plain, checked
+from dwclib.files import DATA, read_yaml
 from dwclib.training.config import Config, read_recipe
 
-GRIDS = ROOT / "data" / "experiments"
+GRIDS = DATA / "experiments"
+MOST = 1_000  # seeds, and of variants times settings
 
 
 class Cell(NamedTuple):
@@ -30,21 +32,17 @@ class Cell(NamedTuple):
         return self.variant, self.setting, self.seed
 
 
-class _Declared(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+class _Size(Kept):
+    recipe: Plain
+    seeds: Annotated[int, Field(ge=1, le=MOST)]
 
 
-class _Size(_Declared):
-    recipe: str
-    seeds: PositiveInt
-
-
-class _File(_Declared):
-    profiles: dict[str, _Size]
-    changes: dict[str, dict[str, Any]] = {}
-    variants: dict[str, dict[str, dict[str, Any]]] = Field(min_length=1)
-    settings: dict[str, dict[str, Any]] = {"default": {}}
-    probed: list[str] = []
+class _File(Kept):
+    profiles: dict[Plain, _Size]
+    changes: dict[str, dict[str, Any]] = Field({})
+    variants: dict[Named, dict[str, dict[str, Any]]] = Field(min_length=1)
+    settings: dict[Named, dict[str, Any]] = Field({"default": {}}, min_length=1)
+    probed: list[str] = Field([])
 
 
 class Grid(NamedTuple):
@@ -90,21 +88,28 @@ class Grid(NamedTuple):
         ConfigError
             For a variant or a setting that the grid does not have.
         """
-        for kind, names, known in (
-            ("variant", variants, self.variants),
-            ("setting", settings, self.settings),
-        ):
-            for name in names:
-                if name not in known:
-                    raise ConfigError(
-                        f"there is no {kind} {name!r}",
-                        where=f"grid {self.name}",
-                        remedy=f"Use one of: {', '.join(known)}.",
-                    )
+        for name in variants:
+            check_choice("variant", name, self.variants, f"grid {self.name}")
+        for name in settings:
+            check_choice("setting", name, self.settings, f"grid {self.name}")
         return self._replace(
             variants={name: self.variants[name] for name in variants or self.variants},
             settings={name: self.settings[name] for name in settings or self.settings},
         )
+
+
+def grid_names(folder: Path = GRIDS) -> list[str]:
+    """Name the grids that are declared in a folder.
+
+    Raises
+    ------
+    ConfigError
+        When there is none.
+    """
+    names = sorted(path.stem for path in folder.glob("*.yml") if re.match(PLAIN, path.stem))
+    if not names:
+        raise ConfigError("there is no grid", where=folder, remedy=CLONE)
+    return names
 
 
 def read_grid(name: str, profile: str, *, folder: Path = GRIDS) -> Grid:
@@ -115,20 +120,12 @@ def read_grid(name: str, profile: str, *, folder: Path = GRIDS) -> Grid:
     ConfigError
         For a grid or profile that there is not, an unknown key, or a configuration that cannot be.
     """
+    check_choice("grid", name, grid_names(folder), folder)
     path = folder / f"{name}.yml"
-    if not path.exists():
-        known = ", ".join(sorted(grid.stem for grid in folder.glob("*.yml")))
-        raise ConfigError(f"there is no grid {name!r}", where=folder, remedy=f"Use one of: {known}.")
-    try:
-        declared = _File.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, ValidationError) as error:
-        raise ConfigError(
-            f"it declares no grid ({' '.join(str(error).split())})", where=path, remedy="See its neighbours."
-        ) from error
-    if profile not in declared.profiles:
-        raise ConfigError(
-            f"it has no profile {profile!r}", where=path, remedy=f"Use {' or '.join(declared.profiles)}."
-        )
+    declared = checked(_File, read_yaml(path), path, remedy="See its neighbours.")
+    check_choice("profile", profile, declared.profiles, path)
+    if (count := len(declared.variants) * len(declared.settings)) > MOST:
+        raise ConfigError(f"{count} variants in settings are too many", where=path, remedy=f"Use {MOST}.")
     size = declared.profiles[profile]
     grid = Grid(
         name,
@@ -140,5 +137,5 @@ def read_grid(name: str, profile: str, *, folder: Path = GRIDS) -> Grid:
         tuple(declared.probed),
     )
     grid.only(variants=grid.probed)
-    grid.cells()  # so that a bad configuration is found now
+    grid._replace(seeds=1).cells()  # so that a bad configuration is found now
     return grid

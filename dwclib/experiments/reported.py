@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
+from dwclib.errors import ResultsError, check_choice
+from dwclib.experiments.stored import REMEDY
 from dwclib.files import DATA
 
 REPORTED = DATA / "reported"
@@ -23,5 +25,23 @@ def reported(dataset: str) -> pd.DataFrame:
     Parameters
     ----------
     dataset : "fashioniq", "shoes" or "fashion200k".
+
+    Raises
+    ------
+    ConfigError
+        For another dataset.
+    ResultsError
+        When the file cannot be read, or holds what is no recall in per cent or a source that is not named.
     """
-    return pd.read_csv(REPORTED / f"{dataset}.csv", index_col="method")
+    check_choice("dataset", dataset, TITLES, REPORTED)
+    path = REPORTED / f"{dataset}.csv"
+    try:
+        table = pd.read_csv(path, index_col="method")
+        recalls = table.drop(columns=["protocol", "source"]).astype(float)
+    except (OSError, ValueError, KeyError) as error:
+        raise ResultsError(f"it cannot be read ({error})", where=path, remedy=REMEDY) from error
+    sources = {key for keys in table["source"].astype(str) for key in keys.split("; ")}
+    right = bool((recalls.isna() | ((recalls >= 0) & (recalls <= 100))).to_numpy().all())
+    if not (right and table.index.is_unique and sources <= set(SOURCES)):
+        raise ResultsError("it holds what is no reported recall", where=path, remedy=REMEDY)
+    return table

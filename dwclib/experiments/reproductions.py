@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
+from pydantic import Field
 
-from dwclib.errors import ConfigError
+from dwclib.errors import ConfigError, check_choice
 from dwclib.experiments import machine
 from dwclib.experiments.reported import TITLES, reported
+from dwclib.experiments.rows import Stream
 from dwclib.experiments.store import FOLDER
+from dwclib.experiments.stored import Percent, Stamped, read_sealed, sealed
 from dwclib.files import atomic
-from dwclib.training.config import RECIPES, Config, PhotoConfig, read_recipe
+from dwclib.training.config import RECIPES, Config, read_recipe
 
 if TYPE_CHECKING:
     from dwclib.training.runs import Run
@@ -23,9 +26,9 @@ MEASURED = FOLDER / "reproductions"
 
 
 def real_recipes() -> list[str]:
-    """Return the names of the recipes of real datasets, in order."""
+    """Return the names of the recipes of published datasets, in order."""
     names = sorted(path.stem for path in RECIPES.glob("*.yml"))
-    return [name for name in names if isinstance(read_recipe(name).data, PhotoConfig)]
+    return [name for name in names if read_recipe(name).data.dataset not in ("synthfashion", "own")]
 
 
 def expected(recipe: str) -> dict[int, float]:
@@ -38,10 +41,26 @@ def expected(recipe: str) -> dict[int, float]:
     return {k: float(row[column]) for k, column in columns.items() if column in row}
 
 
+class _Measured(Stamped):
+    checksum: str
+    recall: dict[Stream, dict[str, Percent]] = Field(min_length=1)
+    standing: str
+    config: dict[str, Any]
+
+
 def measured(recipe: str) -> dict[str, Any] | None:
-    """Return what `keep` wrote for a recipe, None where nobody has run it yet."""
+    """Return what `keep` wrote for a recipe, None where nobody has run it yet.
+
+    Raises
+    ------
+    ConfigError
+        For a recipe that there is not.
+    ResultsError
+        When the file is damaged.
+    """
+    check_choice("recipe", recipe, real_recipes(), RECIPES)
     path = MEASURED / f"{recipe}.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    return read_sealed(path, _Measured) if path.exists() else None
 
 
 class Cost(NamedTuple):
@@ -70,7 +89,7 @@ def cost_of(recipe: str, *, clip_dim: int = 1024, words: int = 5_000, length: in
     from torch.utils.flop_counter import FlopCounterMode
 
     from dwclib.encoders import Features
-    from dwclib.training.runs import build_model
+    from dwclib.training.model import build_model
 
     stand_in = Features(torch.zeros(1, clip_dim), torch.zeros(1, clip_dim))
     config = read_recipe(recipe).but(model={"cnn_weights": None})
@@ -107,6 +126,7 @@ def keep(recipe: str, run: Run, recall: Mapping[str, Mapping[int, float]]) -> Pa
     ConfigError
         When the run was trained by another configuration than the recipe's, as `is_trained_by` says.
     """
+    check_choice("recipe", recipe, real_recipes(), RECIPES)
     if not is_trained_by(run.config, recipe):
         raise ConfigError(
             f"the run was not trained by the recipe {recipe!r}",
@@ -121,7 +141,7 @@ def keep(recipe: str, run: Run, recall: Mapping[str, Mapping[int, float]]) -> Pa
     content = {"recall": found, "standing": run.standing(), "config": config, **machine.stamp()}
     path = MEASURED / f"{recipe}.json"
     with atomic(path) as target:
-        target.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        target.write_text(json.dumps(sealed(content), indent=1) + "\n", encoding="utf-8")
     return path
 
 

@@ -6,13 +6,17 @@ import tempfile
 import time
 from base64 import b64decode, b64encode
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
-from zlib import compress, decompress
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+from zlib import compress, decompressobj
+from zlib import error as ZlibError
 
 import numpy as np
 from jaxtyping import Int
+from pydantic import Field, model_validator
 
+from dwclib.errors import MAX_SEED, ResultsError, brief
 from dwclib.experiments.grid import Cell
+from dwclib.experiments.stored import REMEDY, Kept, Named, Percent, Stamped
 from dwclib.files import cache_folder, code_of, fingerprint, meaning_of
 
 if TYPE_CHECKING:
@@ -20,6 +24,67 @@ if TYPE_CHECKING:
 
 Groups = dict[str, Int[np.ndarray, " members"]]
 Row = dict[str, Any]
+Stream = Literal["clip", "cnn", "both"]
+MOST = 1_000_000  # queries
+
+
+def pack(values: np.ndarray) -> str:
+    """Write an array of uint16 or float16 as text."""
+    return f"{values.dtype.name}:{b64encode(compress(values.tobytes(), 9)).decode()}"
+
+
+def unpack(text: str) -> np.ndarray:
+    """Read what `pack` wrote.
+
+    Raises
+    ------
+    ResultsError
+        When it is damaged, of another kind, or of more than `MOST` numbers.
+    """
+    try:
+        kind, packed = text.split(":")
+        numbers = decompressobj().decompress(b64decode(packed, validate=True), 2 * MOST)
+        return np.frombuffer(numbers, dtype={"uint16": np.uint16, "float16": np.float16}[kind])
+    except (ValueError, KeyError, ZlibError) as error:
+        raise ResultsError("packed numbers are damaged", where=brief(text), remedy=REMEDY) from error
+
+
+class Level(Kept):
+    """What a probe found at one level of damage."""
+
+    level: float
+    weight: float | None = None
+    recall: Percent = Field(alias="R@10")
+
+
+class StoredRow(Stamped):
+    """One run as it stands in a file."""
+
+    variant: Named
+    setting: Named
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)]
+    metrics: dict[Stream, dict[str, dict[str, Percent]]] = Field(min_length=1)
+    validation: dict[Stream, Percent]
+    seconds: float = Field(ge=0)
+    code: str
+    config: dict[str, dict[str, Any]]
+    ranks: dict[Stream, str]
+    weights: dict[Stream, str] = Field({})
+    probes: dict[Stream, dict[str, Annotated[list[Level], Field(min_length=1)]]] = Field({})
+    gaps: dict[Stream, dict[str, float]] = Field({})
+    verified: dict[str, Any] = Field({})
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> StoredRow:
+        ranks, weights = ([unpack(text) for text in part.values()] for part in (self.ranks, self.weights))
+        lengths = {len(values) for values in (*ranks, *weights)}
+        whole = all(r.dtype == np.uint16 and r.min(initial=1) >= 1 for r in ranks)
+        shares = all(w.dtype == np.float16 and ((w >= 0) & (w <= 1)).all() for w in weights)
+        asked = self.config.get("data", {}).get("val_queries") in (None, *lengths)
+        streams = set(self.ranks) == set(self.metrics) == set(self.validation)
+        if not (whole and shares and asked and streams and len(lengths) == 1):
+            raise ValueError("its ranks, weights and metrics are not of the same queries and streams")
+        return self
 
 
 def query_groups(dataset: SynthFashion) -> Groups:
@@ -44,7 +109,8 @@ def compute_row(cell: Cell, probed: bool, device: str) -> dict[str, Any]:
 
     from dwclib.experiments import machine
     from dwclib.experiments.probes import modality_gaps, probe_weights
-    from dwclib.training.runs import Run, ranks_of, recalls_of
+    from dwclib.training.evaluation import ranks_of, recalls_of
+    from dwclib.training.runs import Run
 
     if device == "cpu":
         torch.set_num_threads(1)
@@ -87,17 +153,6 @@ def code_print(probed: bool = False) -> str:
     code = [meaning_of(path) for path in files if path.name != "errors.py"]
     weights = [path for folder in (BOOK_CLIP, BOOK_CNN) for path in sorted(folder.glob("*.safetensors"))]
     return fingerprint(code, *weights)
-
-
-def pack(values: np.ndarray) -> str:
-    """Write an array of uint16 or float16 as text."""
-    return f"{values.dtype.name}:{b64encode(compress(values.tobytes(), 9)).decode()}"
-
-
-def unpack(text: str) -> np.ndarray:
-    """Read what `pack` wrote."""
-    kind, packed = text.split(":")
-    return np.frombuffer(decompress(b64decode(packed)), dtype=kind)
 
 
 def _metrics(ranks: Int[np.ndarray, " queries"], groups: Groups) -> dict[str, dict[str, float]]:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import time
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,12 +21,13 @@ import numpy as np
 from jaxtyping import Float
 from tqdm.auto import tqdm
 
-from dwclib.errors import ConfigError, ResultsError
+from dwclib.errors import ConfigError, ResultsError, check_choice
 from dwclib.experiments.cluster import compute
 from dwclib.experiments.grid import Cell, Grid
-from dwclib.experiments.rows import Groups, Row, code_print, query_groups, unpack
+from dwclib.experiments.rows import Groups, Row, StoredRow, code_print, query_groups, unpack
 from dwclib.experiments.statistics import Gain, Interval, crossed_interval, gain_of
-from dwclib.files import ROOT, atomic, cache_folder, fingerprint
+from dwclib.experiments.stored import REMEDY, Kept, Plain, read_sealed, sealed
+from dwclib.files import DATA, atomic, cache_folder, fingerprint
 from dwclib.training.config import parse_config
 
 if TYPE_CHECKING:
@@ -33,9 +35,15 @@ if TYPE_CHECKING:
 
     from dwclib.data.synthfashion import SynthFashion
 
-FOLDER = ROOT / "data" / "results"
-FORMAT = 1
+FOLDER = DATA / "results"
 MEASURED = ("ranks", "metrics", "validation", "weights", "probes", "gaps")  # what of a row is a result
+
+
+class _File(Kept):
+    checksum: str
+    grid: Plain
+    profile: Plain
+    rows: list[StoredRow]
 
 
 def run(
@@ -68,19 +76,24 @@ def run(
     ConfigError
         When the scheduler does not answer, or a worker is not such a one.
     ResultsError
-        When another process computes this grid, its file is damaged or of another version, the cluster is
-        lost, or rows are still missing when the time is up.
+        When the grid's file is damaged, the cluster is lost, or rows are still missing when the time is up.
+        Another process that computes this grid is waited for.
     """
     path, end = _path_of(grid, folder), time.monotonic() + 60 * minutes
-    with _alone(path):
-        rows = _read_rows(path)
-        waiting = [cell for cell in grid.cells() if not _is_fresh(rows.get(cell.key), cell, grid)]
+    with _alone(path, end):
+        rows = _read_rows(path, grid)
+        waiting = _missing(grid, rows)
         computed = compute(waiting, grid, jobs=jobs, device=device, scheduler=scheduler, end=end)
         with closing(computed) as finished:
             for row in tqdm(finished, total=len(waiting), disable=not progress, desc=grid.name, unit="run"):
                 rows[_key_of(row)] = row
                 _write_rows(path, grid, rows)
     return load(grid, folder=folder)
+
+
+def missing(grid: Grid, *, folder: Path = FOLDER) -> list[Cell]:
+    """Return the runs whose rows are missing or stale."""
+    return _missing(grid, _read_rows(_path_of(grid, folder), grid))
 
 
 class Verified(NamedTuple):
@@ -129,7 +142,7 @@ def verify(
         raise ConfigError(f"a sample of {sample} rows shows nothing", where="verify", remedy="Use 1 or more.")
     path = _path_of(grid, folder)
     with _alone(path):
-        rows = _read_rows(path)
+        rows = _read_rows(path, grid)
         stale = [cell for cell in grid.cells() if _is_stale_by_code(rows.get(cell.key), cell, grid)]
         drawn = _draw(stale, rows, grid, sample=sample, seed=seed)
         computed = compute(drawn, grid, jobs=jobs, device="cpu", scheduler=scheduler)
@@ -150,10 +163,10 @@ def load(grid: Grid, *, folder: Path = FOLDER) -> Results:
     Raises
     ------
     ResultsError
-        When rows are missing, or the file is damaged or of another version.
+        When rows are missing, or the file is damaged.
     """
     path = _path_of(grid, folder)
-    rows, cells = _read_rows(path), grid.cells()
+    rows, cells = _read_rows(path, grid), grid.cells()
     missing = [cell for cell in cells if not _is_of(rows.get(cell.key), cell)]
     if missing:
         first = missing[0]
@@ -230,27 +243,32 @@ class Results:
     def hits(
         self, variant: str, setting: str = "", *, stream: str = "clip", k: int = 10, group: str = "all"
     ) -> Float[np.ndarray, "seeds members"]:
-        """Return 100 where a run finds a query's target among the first `k`, and 0 elsewhere."""
-        members = self.groups[group]
-        ranks = np.stack([unpack(row["ranks"][stream]) for row in self.runs_of(variant, setting)])
-        return 100.0 * (ranks[:, members] <= k)
+        """Return 100 where a run finds a query's target among the first `k`, and 0 elsewhere.
 
-    def recall(
-        self, variant: str, setting: str = "", *, stream: str = "clip", k: int = 10, group: str = "all"
-    ) -> Interval:
-        """Return the mean Recall@K over seeds, in per cent, with its 95 % interval."""
-        return crossed_interval(self.hits(variant, setting, stream=stream, k=k, group=group))
+        Parameters
+        ----------
+        variant, setting : of the grid; the first setting by default.
+        stream : "clip", "cnn" or "both".
+        k : of the recall.
+        group : of queries, one of `groups`.
+        """
+        check_choice("group", group, self.groups, f"grid {self.grid.name}")
+        rows = self.runs_of(variant, setting)
+        check_choice("stream", stream, rows[0]["ranks"], f"grid {self.grid.name}")
+        ranks = np.stack([unpack(row["ranks"][stream]) for row in rows])
+        return 100.0 * (ranks[:, self.groups[group]] <= k)
+
+    def recall(self, variant: str, setting: str = "", **options: Any) -> Interval:
+        """Return the mean Recall@K over seeds, in per cent, with its 95 % interval.
+
+        Parameters
+        ----------
+        variant, setting, **options : as `hits` takes them.
+        """
+        return crossed_interval(self.hits(variant, setting, **options))
 
     def gain(
-        self,
-        variant: str,
-        over: str,
-        setting: str = "",
-        *,
-        over_setting: str | None = None,
-        stream: str = "clip",
-        k: int = 10,
-        group: str = "all",
+        self, variant: str, over: str, setting: str = "", *, over_setting: str | None = None, **options: Any
     ) -> Gain:
         """Return by how many points of Recall@K a variant is ahead of another, paired by seed and query.
 
@@ -258,20 +276,20 @@ class Results:
         ----------
         variant, over : the two.
         setting, over_setting : in which setting of the dials each; the first, and the same, by default.
-        stream : "clip", "cnn" or "both".
-        k, group : of the recall.
+        **options : "stream", "k" and "group", as `hits` takes them.
         """
         second = setting if over_setting is None else over_setting
-        options = {"stream": stream, "k": k, "group": group}
-        return gain_of(
-            self.hits(variant, setting, **options) - self.hits(over, second, **options)  # type: ignore[arg-type]
-        )
+        return gain_of(self.hits(variant, setting, **options) - self.hits(over, second, **options))
 
     def best(self, variants: Sequence[str], *, stream: str = "clip", setting: str = "") -> str:
         """Return which variant has the best mean R@10 on validation queries; the evaluation is not asked."""
         return max(
             variants, key=lambda v: np.mean([row["validation"][stream] for row in self.runs_of(v, setting)])
         )
+
+
+def _missing(grid: Grid, rows: Mapping[Any, Row]) -> list[Cell]:
+    return [cell for cell in grid.cells() if not _is_fresh(rows.get(cell.key), cell, grid)]
 
 
 def _path_of(grid: Grid, folder: Path) -> Path:
@@ -339,41 +357,41 @@ def _stamped(row: Row, cell: Cell, grid: Grid, found: Verified) -> Row:
     return {**row, "code": code_print(cell.variant in grid.probed), "verified": note}
 
 
-def _read_rows(path: Path) -> dict[tuple[str, str, int], Row]:
+def _read_rows(path: Path, grid: Grid) -> dict[tuple[str, str, int], Row]:
     if not path.exists():
         return {}
-    remedy = "Bring the file back (git checkout), or remove it and compute the rows anew."
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        version, rows = content["format"], {_key_of(row): row for row in content["rows"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ResultsError(f"the results are damaged ({error})", where=path, remedy=remedy) from error
-    if version != FORMAT:
-        raise ResultsError(
-            f"the results are of format {version}, this is format {FORMAT}", where=path, remedy=remedy
-        )
-    return rows
+    content = read_sealed(path, _File)
+    if (content["grid"], content["profile"]) != (grid.name, grid.profile):
+        raise ResultsError(f"these are rows of the grid {content['grid']}", where=path, remedy=REMEDY)
+    return {_key_of(row): row for row in content["rows"]}
 
 
-def _write_rows(path: Path, grid: Grid, rows: Mapping[Any, Mapping[str, Any]]) -> None:
+def _write_rows(path: Path, grid: Grid, rows: Mapping[Any, Row]) -> None:
     """Write all rows, a line each; a reader sees the old file or the new one."""
-    head = json.dumps({"format": FORMAT, "grid": grid.name, "profile": grid.profile})[:-1]
-    lines = ",\n".join(json.dumps(rows[key], ensure_ascii=False) for key in sorted(rows))
+    content = sealed(
+        {"grid": grid.name, "profile": grid.profile, "rows": [rows[key] for key in sorted(rows)]}
+    )
+    lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in content.pop("rows"))
     with atomic(path) as target:
-        target.write_text(f'{head}, "rows": [\n{lines}\n]}}\n', encoding="utf-8")
+        target.write_text(f'{json.dumps(content)[:-1]}, "rows": [\n{lines}\n]}}\n', encoding="utf-8")
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
+def _alone(path: Path, end: float = math.inf) -> Iterator[None]:
+    """Let one process at a time compute these rows; another waits, until the end that it was given."""
     from filelock import FileLock, Timeout
 
     lock = FileLock(cache_folder("experiments") / f"{fingerprint(str(path.absolute()))}.lock")
-    try:
+    with suppress(Timeout):
         lock.acquire(timeout=0)
-    except Timeout as error:
-        raise ResultsError(
-            "another process computes these rows", where=path, remedy="Wait for it; no row is lost."
-        ) from error
+    if not lock.is_locked:
+        print(f"{path}: another process computes these rows; waiting for it.", file=sys.stderr)
+        try:
+            lock.acquire(timeout=max(0.0, end - time.monotonic()))
+        except Timeout as error:
+            raise ResultsError(
+                "another process still computes these rows", where=path, remedy="Call again later."
+            ) from error
     try:
         yield
     finally:

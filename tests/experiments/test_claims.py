@@ -56,7 +56,7 @@ def _write(path, **part):
 
 @pytest.mark.parametrize(
     ("part", "told"),
-    [({}, "nothing"), ({"guess": {"grid": "noise"}}, "guess"), ({"gain": {"better": "full"}}, "gain"),
+    [({}, "nothing"), ({"guess": {"grid": "noise"}}, "guess"), ({"gain": {"better": "full"}}, "no grid"),
      ({"gain": {"grid": "noise", "better": "soft labels"}}, "worse"),
      ({"gain": {"grid": "noise", "better": "x", "worse": "y", "stream": "clip"}}, "'x'"),
      ({"gain": {"grid": "nois", "better": "x", "worse": "y", "stream": "clip"}}, "nois"),
@@ -70,7 +70,7 @@ def test_a_test_that_cannot_be_made_is_told(tmp_path, part, told):
 def test_a_part_is_said_once(tmp_path):
     path = _write(tmp_path / "claims.yml", untestable="No world for it.")
     content = yaml.safe_load(path.read_text())
-    content["C1"]["parts"] *= 2
+    content["C1"]["parts"].append(dict(content["C1"]["parts"][0]))
     path.write_text(yaml.safe_dump(content))
     with pytest.raises(ConfigError, match="twice"):
         judge(path)

@@ -139,8 +139,9 @@ def test_rows_of_a_cluster_are_those_of_local_processes(shared, tmp_path):
 def test_the_command_line_names_the_scheduler(shared, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(experiments, "read_grid", lambda name, profile: _grid("full", seeds=1))
     monkeypatch.setattr(experiments, "run", partial(run, folder=tmp_path, progress=False))
+    monkeypatch.setattr(experiments, "missing", partial(store.missing, folder=tmp_path))
     assert main(["experiment", "ablations-clip", "--scheduler", shared.address, "--device", "cpu"]) == 0
-    assert "ablations-clip: 1 rows" in capsys.readouterr().out
+    assert "ablations-clip: 1 rows, 1 of them computed now" in capsys.readouterr().out
     assert len(_stored(tmp_path)) == 1
 
 

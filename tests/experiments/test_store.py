@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -28,6 +29,7 @@ from dwclib.experiments import (
     crossed_interval,
     detectable,
     gain_of,
+    grid_names,
     holm,
     load,
     mean_interval,
@@ -71,6 +73,11 @@ def _copy(stored: tuple[Grid, Path], tmp_path: Path) -> tuple[Grid, Path, Path]:
     path.parent.mkdir()
     path.write_bytes((folder / "toy" / "smoke.json").read_bytes())
     return grid, tmp_path, path
+
+
+def _rewrite(path: Path, grid: Grid, rows: list[dict]) -> None:
+    """Write rows as if they had been computed so."""
+    experiments._write_rows(path, grid, {experiments._key_of(row): row for row in rows})
 
 
 def test_a_grid_is_every_variant_in_every_setting_from_every_seed(stored):
@@ -133,7 +140,7 @@ def test_only_what_is_missing_or_stale_is_computed(stored, tmp_path):
     content = json.loads(path.read_text())
     content["rows"][0]["code"] = "of another day"
     del content["rows"][3]
-    path.write_text(json.dumps(content))
+    _rewrite(path, grid, content["rows"])
     with pytest.raises(ResultsError, match="1 of 8 rows are missing"):
         load(grid, folder=folder)
     before = {experiments._key_of(row): row for row in content["rows"]}
@@ -149,7 +156,9 @@ def test_rows_from_before_a_change_of_the_code_are_shown_with_a_warning(stored, 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert not load(grid, folder=folder).stale
-    path.write_text(path.read_text().replace('"code": "', '"code": "x', 1))
+    rows = json.loads(path.read_text())["rows"]
+    rows[0]["code"] = "of another day"
+    _rewrite(path, grid, rows)
     with pytest.warns(UserWarning, match="1 of 8 rows are from before the code changed"):
         assert len(load(grid, folder=folder).stale) == 1
 
@@ -167,20 +176,20 @@ def test_rows_outlive_a_new_key_of_the_configuration(stored, tmp_path):
     for row in content["rows"]:  # as if they had been computed before there were these keys
         assert not row["config"]["training"].pop("flip")
         del row["config"]["model"]["cnn_weights"]
-    path.write_text(json.dumps(content))
+    _rewrite(path, grid, content["rows"])
     assert len(load(grid, folder=folder).rows) == 8
     content["rows"][0]["config"]["training"]["flip"] = True
-    path.write_text(json.dumps(content))
+    _rewrite(path, grid, content["rows"])
     with pytest.raises(ResultsError, match="1 of 8 rows are missing"):
         load(grid, folder=folder)
 
 
-def _age(path: Path, chosen: Callable[[dict], bool], **changes) -> list[dict]:
+def _age(path: Path, grid: Grid, chosen: Callable[[dict], bool], **changes) -> list[dict]:
     """Make stored rows those of older code, changed further in other ways."""
     content = json.loads(path.read_text())
     for row in filter(chosen, content["rows"]):
         row.update(code="of another day", **changes)
-    path.write_text(json.dumps(content))
+    _rewrite(path, grid, content["rows"])
     return content["rows"]
 
 
@@ -194,7 +203,7 @@ def _hard(row: dict) -> bool:
 
 def test_rows_of_older_code_are_kept_when_a_sample_of_them_is_equal(stored, tmp_path):
     grid, folder, path = _copy(stored, tmp_path)
-    _age(path, _hard)
+    _age(path, grid, _hard)
     before = _rows(path)
     assert verify(grid, sample=2, folder=folder, jobs=1, progress=False) == (2, 4)
     assert not load(grid, folder=folder).stale
@@ -217,7 +226,7 @@ def test_rows_of_older_code_are_kept_when_a_sample_of_them_is_equal(stored, tmp_
 
 def test_what_was_kept_twice_still_tells_which_code_computed_it(stored, tmp_path):
     grid, folder, path = _copy(stored, tmp_path)
-    _age(path, _hard, verified={"computed_by": "the first", "checked": 1, "of": 9, "date": "long ago"})
+    _age(path, grid, _hard, verified={"computed_by": "the first", "checked": 1, "of": 9, "date": "long ago"})
     verify(grid, sample=1, folder=folder, jobs=1, progress=False)
     notes = [row["verified"] for row in _rows(path).values() if "verified" in row]
     assert [(note["computed_by"], note["checked"], note["of"]) for note in notes] == [("the first", 1, 4)] * 3
@@ -234,16 +243,16 @@ def _other_validation(row: dict) -> None:
 
 
 def _other_gaps(row: dict) -> None:
-    row["gaps"] = {"clip": 0.5}
+    row["gaps"] = {"clip": {"image and text": 0.5}}
 
 
 @pytest.mark.parametrize("tamper", [_other_ranks, _other_validation, _other_gaps])
 def test_no_row_is_kept_when_one_of_the_sample_differs(stored, tmp_path, tamper):
     grid, folder, path = _copy(stored, tmp_path)
-    rows = _age(path, _hard)
+    rows = _age(path, grid, _hard)
     key = "hard labels", "noisy", 1
     tamper(next(row for row in rows if experiments._key_of(row) == key))
-    experiments._write_rows(path, grid, {experiments._key_of(row): row for row in rows})
+    _rewrite(path, grid, rows)
     before = path.read_bytes()
     with pytest.raises(
         ResultsError, match=r"1 of 4 rows .* 'hard labels' in 'noisy' from seed 1.*Compute all anew"
@@ -258,7 +267,7 @@ def test_no_row_is_kept_when_one_of_the_sample_differs(stored, tmp_path, tamper)
 )
 def test_rows_that_are_stale_for_another_reason_are_left(stored, tmp_path, changes):
     grid, folder, path = _copy(stored, tmp_path)
-    _age(path, _hard, **changes)
+    _age(path, grid, _hard, **changes)
     before = path.read_bytes()
     assert verify(grid, sample=4, folder=folder, jobs=1, progress=False) == (0, 0)
     assert path.read_bytes() == before
@@ -287,7 +296,7 @@ def test_a_sample_of_no_row_is_refused(stored):
 
 def test_the_command_line_verifies(stored, tmp_path, monkeypatch, capsys):
     grid, folder, path = _copy(stored, tmp_path)
-    _age(path, _hard)
+    _age(path, grid, _hard)
     monkeypatch.setattr(package, "read_grid", lambda name, profile: grid)
     monkeypatch.setattr(package, "verify", partial(verify, folder=folder, progress=False))
     assert main(["experiment", "toy", "--verify", "1", "--jobs", "1"]) == 0
@@ -327,20 +336,43 @@ def test_when_the_time_is_up_no_further_run_is_begun(tmp_path):
     assert len(run(grid, minutes=60, **options).rows) == 4
 
 
-def test_two_processes_do_not_compute_the_same_rows(stored, tmp_path):
+def _lock(path: Path) -> FileLock:
+    name = experiments.fingerprint(str(path.absolute()))
+    return FileLock(experiments.cache_folder("experiments") / f"{name}.lock")
+
+
+def test_the_second_of_two_waits_for_shared_rows_and_says_so(stored, tmp_path, capsys):
+    grid, folder, path = _copy(stored, tmp_path)
+    path.rename(tmp_path / "computed.json")
+    begun = threading.Event()
+
+    def compute_elsewhere() -> None:
+        with _lock(path):
+            begun.set()
+            time.sleep(1)
+            (tmp_path / "computed.json").rename(path)
+
+    threading.Thread(target=compute_elsewhere).start()
+    begun.wait()
+    assert len(run(grid, folder=folder, jobs=1, device="cpu", progress=False).rows) == 8
+    assert "another process computes these rows; waiting for it" in capsys.readouterr().err
+
+
+def test_it_waits_no_longer_than_it_was_given(stored, tmp_path):
     grid, folder, path = _copy(stored, tmp_path)
     before = path.read_bytes()
-    lock = experiments.cache_folder("experiments") / f"{experiments.fingerprint(str(path.absolute()))}.lock"
-    with FileLock(lock), pytest.raises(ResultsError, match="another process"):
-        run(grid, folder=folder, jobs=1, device="cpu", progress=False)
+    with _lock(path), pytest.raises(ResultsError, match="another process still computes"):
+        run(grid, folder=folder, jobs=1, device="cpu", minutes=0.005, progress=False)
     assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize(
     ("damage", "told"),
-    [(lambda text: text[: len(text) // 2], "damaged"), (lambda text: "[]", "damaged"),
-     (lambda text: text.replace('"format": 1', '"format": 0'), "format 0"),
-     (lambda text: text.replace('"seed"', '"sead"', 1), "damaged")],
+    [(lambda text: text[: len(text) // 2], "cannot be read"), (lambda text: "[]", "damaged"),
+     (lambda text: text.replace('"checksum"', '"format"'), "'checksum'"),
+     (lambda text: text.replace('"seed"', '"sead"', 1), "damaged at 'rows.0.seed'"),
+     (lambda text: text.replace('"seconds": ', '"seconds": 1', 1), "another checksum"),
+     (lambda text: text.replace('"toy"', '"other"', 1), "another checksum")],
 )  # fmt: skip
 def test_a_damaged_file_is_told_and_left_alone(stored, tmp_path, damage, told):
     grid, folder, path = _copy(stored, tmp_path)
@@ -358,6 +390,9 @@ def test_a_damaged_file_is_told_and_left_alone(stored, tmp_path, damage, told):
      ({"settings": {"odd": {"train_dials": {"noice": 0.1}}}}, "noice"), ({"probed": ["fall"]}, "fall"),
      ({"profiles": {"laptop": {"recipe": "synthfashion-smoke", "seeds": 2}}}, "laptop"),
      ({"profiles": {"smoke": {"recipe": "synthfashion-smoke", "seeds": 0}}}, "seeds"),
+     ({"profiles": {"smoke": {"recipe": "synthfashion-smoke", "seeds": 10**30}}}, "seeds"),
+     ({"profiles": {"smoke": {"recipe": "../recipes/shoes", "seeds": 2}}}, "recipe"),
+     ({"settings": {str(n): {} for n in range(501)}}, "1002 variants in settings"),
      ({"seed": 3}, "seed")],
 )  # fmt: skip
 def test_a_grid_that_cannot_be_is_refused(tmp_path, changes, told):
@@ -372,8 +407,32 @@ def test_unknown_names_are_refused(tmp_path, stored):
     for names in ({"variants": ["fool"]}, {"settings": ["loud"]}):
         with pytest.raises(ConfigError, match=r"fool|loud"):
             grid.only(**names)
-    with pytest.raises(ConfigError, match="fool"):
-        load(grid, folder=folder).hits("fool")
+    for names in (("fool",), ("full", "loud")):
+        with pytest.raises(ConfigError, match=r"fool|loud"):
+            load(grid, folder=folder).hits(*names)
+    for options in ({"stream": "ear"}, {"group": "says nothing"}):
+        with pytest.raises(ConfigError, match=r"ear|says nothing"):
+            load(grid, folder=folder).hits("full", **options)
+
+
+def test_a_folder_without_grids_is_told_and_no_grid_lies_elsewhere(tmp_path, monkeypatch, capsys):
+    (tmp_path / "...yml").write_text("{}")
+    with pytest.raises(ConfigError, match="there is no grid"):
+        grid_names(tmp_path)
+    monkeypatch.setattr(package, "grid_names", partial(grid_names, tmp_path))
+    assert main(["experiment"]) == 2
+    assert "there is no grid" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match=r"there is no grid '\.\./experiments/noise'"):
+        read_grid("../experiments/noise", "laptop")
+
+
+def test_the_command_line_says_what_was_computed_now(stored, monkeypatch, capsys):
+    grid, folder = stored
+    monkeypatch.setattr(package, "read_grid", lambda name, profile: grid)
+    for name in ("run", "missing"):
+        monkeypatch.setattr(package, name, partial(getattr(experiments, name), folder=folder))
+    assert main(["experiment", "toy", "--jobs", "1"]) == 0
+    assert capsys.readouterr().out == "toy: 8 rows, 0 of them computed now\n"
 
 
 @pytest.mark.parametrize("name", [path.stem for path in sorted(GRIDS.glob("*.yml"))])
