@@ -100,7 +100,7 @@ def check_least(least: float, **values: object) -> None:
             kind = "whole number" if wanted is Integral else "number"
             raise ConfigError(
                 f"{name} = {brief(value)} is no {kind} of {least} or more",
-                where=name,
+                where="parameters",
                 remedy=f"Use {least} or more.",
             )
 

@@ -1,31 +1,55 @@
-"""What is wrong with the form of a notebook, told without running it."""
+"""What is wrong with the form of a notebook, told without running it, and mended where a machine can."""
 
 from __future__ import annotations
 
+import copy
 import re
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+from dwclib.book.address import SETUP
 from dwclib.book.execute import Book
 from dwclib.book.notebooks import (
     CHECKED,
     SOLUTION,
     Cell,
     declared_parameters,
+    in_form,
+    laptop_stamps,
     read_notebook,
     source_of,
     tags_of,
+    write_notebook,
 )
 from dwclib.errors import ConfigError
+
+MYST = re.compile(r"^(?:`{3,}|:{3,})\{|\{[a-z:]+\}`", re.MULTILINE)
 
 
 def problems(book: Book) -> list[str]:
     """Return what is wrong with the form of the source notebooks, one sentence each; nothing is run."""
-    return [f"{path.name}: {problem}" for path in book.notebooks for problem in _problems(path)]
+    stamps = laptop_stamps(book.root)
+    return [
+        f"{path.name}: {problem}"
+        for path in book.notebooks
+        for problem in _problems(path, stamps.get(path.stem, {}))
+    ]
 
 
-def _problems(path: Path) -> Iterator[str]:
-    cells = read_notebook(path)["cells"]
+def mend(book: Book) -> None:
+    """Bring the source notebooks into the form that git keeps: after Run All, say, in an editor."""
+    stamps = laptop_stamps(book.root)
+    for path in book.notebooks:
+        write_notebook(path, in_form(read_notebook(path), stamps.get(path.stem, {})))
+
+
+def _problems(path: Path, stamp: Mapping[str, Any]) -> Iterator[str]:
+    notebook = read_notebook(path)
+    if in_form(copy.deepcopy(notebook), stamp) != notebook:
+        yield "its outputs, hidden cells or times are not as git keeps them; run 'make format'"
+    cells = notebook["cells"]
     code = [cell for cell in cells if cell["cell_type"] == "code"]
     text = "\n".join(source_of(cell) for cell in cells if cell["cell_type"] == "markdown")
     try:
@@ -34,6 +58,10 @@ def _problems(path: Path) -> Iterator[str]:
         yield error.problem
     if not source_of(cells[0]).startswith("# "):
         yield "the first cell is no title"
+    if "**Time**: " not in source_of(cells[0]):
+        yield "the first cell has no line '**Time**: ...'"
+    if SETUP not in tags_of(cells[1]):
+        yield "the second cell does not install dwclib"
     for heading in ("## Exercises", "## Summary"):
         if not re.search(rf"^{heading}", text, re.MULTILINE):
             yield f"there is no heading {heading!r}"
@@ -41,8 +69,11 @@ def _problems(path: Path) -> Iterator[str]:
         yield "there are fewer than two solved exercises"
     if not any(CHECKED in tags_of(cell) for cell in code):
         yield "no cell's output is checked"
+    found = defaultdict(list)
     for number, cell in enumerate(cells, start=1):
-        yield from (f"cell {number}: {problem}" for problem in _cell_problems(cell))
+        for problem in _cell_problems(cell):
+            found[problem].append(str(number))
+    yield from (f"cell {', '.join(numbers)}: {problem}" for problem, numbers in found.items())
 
 
 def _cell_problems(cell: Cell) -> Iterator[str]:
@@ -50,6 +81,8 @@ def _cell_problems(cell: Cell) -> Iterator[str]:
     if not cell.get("id"):
         yield "it has no id"
     if cell["cell_type"] != "code":
+        if found := MYST.search(source):
+            yield f"only the site understands {found.group()!r}; write plain Markdown"
         return
     if len(source.splitlines()) > 25 and "long" not in tags:
         yield f"it has {len(source.splitlines())} lines; split it, or tag it 'long'"
@@ -57,9 +90,7 @@ def _cell_problems(cell: Cell) -> Iterator[str]:
         yield "the solution is not checked"
     if SOLUTION in tags and "hide-cell" not in tags:
         yield "the solution is not folded"
-    if CHECKED in tags and not (cell["outputs"] and cell["execution_count"]):
+    if CHECKED in tags and not cell["outputs"]:
         yield "its output should be checked, but none is stored; run 'make outputs'"
-    if CHECKED not in tags and cell["outputs"]:
-        yield "it has an output in git; run 'make outputs'"
     if re.search(r"[\"'](/(home|root|tmp|Users|work)/|[A-Z]:\\)", source):
         yield "it names a path of one machine"
