@@ -35,16 +35,18 @@ test: lint ## run all tests
 	$(RUN) -m pytest
 
 lab: $(READY) ## open the notebooks in JupyterLab
-	$(RUN) -m jupyterlab --notebook-dir=notebooks $(LAB_OPTIONS)
+	$(RUN) -m jupyterlab --notebook-dir=notebooks \
+	  --ServerApp.contents_manager_class=dwclib.book.lab.BookFiles $(LAB_OPTIONS)
 
 lint: $(READY) ## check style and types
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
-format: $(READY) ## bring the code into the one style
+format: $(READY) ## bring code and notebooks into the one form
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
+	$(RUN) -m dwclib check-notebooks --mend
 
 outputs: $(READY) ## execute the smoke profile and store the outputs that the tests compare
 	$(RUN) -m dwclib store-outputs
