@@ -71,7 +71,8 @@ class Clip(nn.Module):
         self, name: str | Path = BOOK_CLIP, weights: str | Path | None = None, *, device: str = "cpu"
     ) -> None:
         super().__init__()
-        self.name = str(name)
+        config = Path(name).expanduser() / "open_clip_config.json"
+        self.described = config.read_text(encoding="utf-8") if config.is_file() else str(name)
         self.model, self.tokenizer = load_clip(name, weights)
         self.to(device).eval().requires_grad_(False)
         self.register_buffer("mean", torch.tensor(self.model.visual.image_mean), persistent=False)
@@ -131,10 +132,11 @@ class Clip(nn.Module):
         return torch.cat(parts)
 
     def identity(self) -> str:
-        """Return a fingerprint of all that its features depend on: weights, activation, statistics."""
+        """Return a fingerprint of all that its features depend on, wherever its files lie."""
         state = self.model.state_dict()
         weights = (state[key].cpu().numpy().tobytes() for key in sorted(state))
-        return fingerprint(self.name, str(self.model), self.mean.tolist(), self.std.tolist(), *weights)
+        quick_gelu = any(type(part).__name__ == "QuickGELU" for part in self.model.modules())
+        return fingerprint(self.described, quick_gelu, self.mean.tolist(), self.std.tolist(), *weights)
 
 
 class ResNet(nn.Module):

@@ -190,6 +190,11 @@ def test_the_activation_belongs_to_the_features(clip):
     assert not torch.equal(other.encode_texts(["is red"]), clip.encode_texts(["is red"]))
 
 
+def test_a_folder_that_moved_holds_the_same_clip(clip, tmp_path):
+    shutil.copytree(BOOK_CLIP, tmp_path / "elsewhere")
+    assert Clip(tmp_path / "elsewhere").identity() == clip.identity()
+
+
 def test_texts_that_clip_cannot_read_to_the_end_are_counted(clip):
     fits, long = " ".join(["red"] * 62), " ".join(["red"] * 63)
     with warnings.catch_warnings(action="error"):

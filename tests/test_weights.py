@@ -14,6 +14,8 @@ from safetensors.torch import save_file
 
 from dwclib.encoders import BOOK_CNN, Clip, ResNet
 from dwclib.errors import WeightsError
+from dwclib.training.config import read_recipe
+from dwclib.training.runs import Run
 from dwclib.weights import CLIP_MEAN, OPENAI_KEYS, PHOTO_WEIGHTS, _trained_with
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
@@ -162,6 +164,16 @@ def test_weights_of_another_clip_are_named(publish, tmp_path):
     torch.save(state, tmp_path / "weights.pt")
     with pytest.raises(WeightsError, match=r"ln_final\.weight"):
         Clip("tiny", tmp_path / "weights.pt")
+
+
+def test_a_run_does_not_claim_weights_that_it_does_not_use(tmp_path):
+    config = read_recipe("synthfashion-smoke").but(
+        data={"train_images": 60, "train_queries": 60, "val_images": 30, "val_queries": 30}
+    )
+    for key in ("clip_weights", "cnn_weights"):
+        with pytest.raises(WeightsError, match="brings its own weights"):
+            Run(config.but(model={key: "weights.pt"}), tmp_path / key, device="cpu")
+        assert not (tmp_path / key / "config.json").exists()
 
 
 @pytest.mark.parametrize("encoder", [lambda: Clip(weights="openai"), lambda: ResNet(weights="imagenet")])
