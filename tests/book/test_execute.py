@@ -342,33 +342,6 @@ def test_only_checked_outputs_are_stored_and_storing_twice_changes_nothing(root)
     assert path.read_text() == once
 
 
-def test_a_good_notebook_has_no_problems(root):
-    assert problems(Book("smoke", root)) == []
-
-
-BAD = {
-    "0 cells have the tag 'parameters'": {"parameters": cell("seed = 0")},
-    "the first cell is no title": {"title": cell("Hello", kind="markdown")},
-    "no heading '## Exercises'": {"exercises": None},
-    "no heading '## Summary'": {"summary": None},
-    "fewer than two solved exercises": {"two": None},
-    "no cell's output is checked": {"work": cell("1")},
-    "it has 26 lines": {"extra": cell("\n".join(["x = 1"] * 26))},
-    "the solution is not checked": {"two": cell("x = 2", "solution", "hide-cell")},
-    "the solution is not folded": {"two": cell("check_two(2)", "solution")},
-    "but none is stored": {"work": cell("print(1)", "nbval-check-output")},
-    "it has an output in git": {"extra": cell("print(1)", outputs=[text_output("1")], count=1)},
-    "it names a path of one machine": {"extra": cell("open('/home/me/x')")},
-    "it has no id": {"extra": cell("1") | {"id": ""}},
-}
-
-
-@pytest.mark.parametrize("message", BAD)
-def test_a_notebook_out_of_form_is_told(root, message):
-    put(root, "01_first", notebook(**BAD[message]))
-    assert any(message in problem for problem in problems(Book("smoke", root)))
-
-
 def test_the_site_has_stamps_and_is_built_once(root, monkeypatch):
     (root / "_config.yml").touch()
     (root / "_toc.yml").write_text("root: book/execution\n")
