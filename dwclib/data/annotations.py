@@ -1,137 +1,255 @@
-"""What the loaders of real datasets share, from the bytes of an annotation file to a field (notebook 14)."""
+"""What the loaders of real datasets share, from the bytes of an annotation file to triplets (notebook 14)."""
 
 from __future__ import annotations
 
+import codecs
 import json
+import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from reprlib import repr as brief  # never long, never deep, whatever a file holds
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int
 
-from dwclib.errors import DatasetError
+from dwclib.data.photos import PhotoTriplets
+from dwclib.data.triplets import check_captions, check_image_ids
+from dwclib.errors import ConfigError, DatasetError, check_choice
 
-if TYPE_CHECKING:
-    from dwclib.data.synthfashion import SynthFashion
-
-MAX_JSON = 512 * 2**20  # bytes: more is no annotation file
+MOST_BYTES = 512 * 2**20  # more is no annotation file
 
 
-class Count(NamedTuple):
-    """One line of a dataset's census: what was counted, how many were found, and how many there should be.
+class MissingError(DatasetError):
+    """Annotation files that are not there."""
+
+
+class Part(NamedTuple):
+    """What of a dataset is counted together, beside the numbers that were published of it.
 
     Fields
     ------
-    expected : the published number; of files, the number of images listed; None where nothing tells.
+    options : how it is loaded, its split among them.
+    triplets, images : how many there should be; None where nothing tells.
     """
 
-    what: str
-    found: int
-    expected: int | None = None
-
-    @property
-    def differs(self) -> bool:
-        """Whether another number is expected."""
-        return self.expected not in (None, self.found)
+    options: dict[str, Any]
+    triplets: int | None = None
+    images: int | None = None
 
 
-def positions(image_ids: Sequence[str], named: Iterable[str], where: str) -> Int[np.ndarray, " n"]:
-    """Return the place of each named image.
+class Query(NamedTuple):
+    """A record of a dataset, which names its images.
+
+    Fields
+    ------
+    captions : what its annotators said; none of them where all left it empty.
+    where : the record's file and number, for messages.
+    members : the images of its subset, where the dataset has subsets.
+    """
+
+    reference: str
+    target: str
+    captions: tuple[str, ...]
+    where: str
+    members: tuple[str, ...] = ()
+
+
+def assemble(
+    queries: Sequence[Query], image_ids: Sequence[str], path: Path, listing: Path, **fields: Any
+) -> PhotoTriplets:
+    """Return the queries that have a text, over the images of a list, all of which are searched.
+
+    Parameters
+    ----------
+    queries : of a split; those without a text count among the annotated.
+    image_ids : of the split.
+    path, listing : the file of the queries and that of the images, for messages.
+    **fields : the name, the files and what else is particular to the dataset.
 
     Raises
     ------
     DatasetError
-        When an image is named that is not in the list; the record is told.
+        For an image that is not listed, a query whose target is its reference or whose captions are no
+        texts, or no query at all.
     """
-    place = {name: number for number, name in enumerate(image_ids)}
-    found = []
-    for record, name in enumerate(named):
-        if name not in place:
+    check_image_ids(image_ids, str(listing))
+    place = {image: number for number, image in enumerate(image_ids)}
+    for query in queries:
+        _check(query, place, listing)
+    spoken = [query for query in queries if query.captions]
+    if not spoken:
+        raise DatasetError("it holds no triplet", where=path, remedy="Fetch the file again.")
+    members = zip_longest(*([place[image] for image in query.members] for query in spoken), fillvalue=-1)
+    common = {
+        "identities": np.arange(len(image_ids)),
+        "gallery": np.arange(len(image_ids)),
+        "members": np.array(list(members)).T if spoken[0].members else None,
+        "annotated": len(queries),
+    }
+    return PhotoTriplets(
+        image_ids=tuple(image_ids),
+        references=np.array([place[query.reference] for query in spoken]),
+        targets=np.array([place[query.target] for query in spoken]),
+        captions=tuple(query.captions for query in spoken),
+        **common | fields,
+    )
+
+
+def _check(query: Query, place: dict[str, int], listing: Path) -> None:
+    named = {"reference": query.reference, "target": query.target}
+    named |= {f"member {number} of the subset": image for number, image in enumerate(query.members)}
+    for role, image in named.items():
+        if image not in place:
             raise DatasetError(
-                f"the image {name!r} is in no list of images",
-                where=f"{where}, record {record}",
-                remedy="Add it to the list, or drop the record.",
+                f"the {role} {image!r} is in no list of images",
+                where=query.where,
+                remedy=f"Add it to {listing}, or drop the record.",
             )
-        found.append(place[name])
-    return np.array(found, dtype=np.int64)
+    if query.reference == query.target:
+        raise DatasetError(
+            f"{query.target!r} is its own reference, and no search returns its reference",
+            where=query.where,
+            remedy="Drop the record.",
+        )
+    if query.captions:
+        check_captions(query.captions, query.where)
 
 
-def read_json(path: Path, kind: type[list | dict]) -> Any:
+def locate(root: Path, *names: str, below: Sequence[str] = ("",)) -> list[Path]:
+    """Return where annotation files lie.
+
+    Parameters
+    ----------
+    root : of the dataset.
+    *names : of the files, as paths.
+    below : folders of the root in which each is looked for.
+
+    Raises
+    ------
+    MissingError
+        When any is nowhere; all of them are named, and all places.
+    """
+    found = {name: [root / part / name for part in below if (root / part / name).exists()] for name in names}
+    if missing := [name for name, paths in found.items() if not paths]:
+        looked = ", ".join(str(root / part) for part in below)
+        raise MissingError(
+            f"there is no {' and no '.join(missing)}",
+            where=root,
+            remedy=f"Looked in {looked}. Fetch what is missing, or name the folder that holds it.",
+        )
+    return [paths[0] for paths in found.values()]
+
+
+def read_bytes(path: Path) -> bytes:
     """Read an annotation file.
 
     Raises
     ------
     DatasetError
-        When it is missing, too large, no JSON, or not of this kind at its top.
+        When it is no file, too large, or cannot be read.
     """
-    names = {list: "a list", dict: "an object"}
     try:
-        if path.stat().st_size > MAX_JSON:
-            raise ValueError(f"it has {path.stat().st_size:,} bytes")
-        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_without_doubles)
-    except (OSError, ValueError, RecursionError) as error:
+        if not path.is_file():  # a pipe would be waited for without end
+            raise ValueError("there is no such file")
+        if (size := path.stat().st_size) > MOST_BYTES:
+            raise ValueError(f"it has {size:,} bytes")
+        return path.read_bytes()
+    except (OSError, ValueError) as error:
         raise DatasetError(
             f"the annotations cannot be read ({error})", where=path, remedy="Fetch the file again."
         ) from error
+
+
+def read_text(path: Path) -> str:
+    """Read a text file in UTF-8, or in UTF-16 with its mark, as PowerShell writes it.
+
+    Raises
+    ------
+    DatasetError
+        When it cannot be read, or is in another encoding.
+    """
+    content = read_bytes(path)
+    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        return content.decode("utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DatasetError(
+            f"it is no text in UTF-8 ({error.reason} at byte {error.start})",
+            where=path,
+            remedy="Save it in UTF-8.",
+        ) from error
+
+
+def read_json(path: Path, kind: type[list | dict]) -> Any:
+    """Read a JSON file.
+
+    Raises
+    ------
+    DatasetError
+        When it cannot be read, is no JSON, or not of this kind at its top.
+    """
+    text = read_text(path)
+    try:
+        content = json.loads(text, object_pairs_hook=_without_doubles)
+    except (ValueError, RecursionError) as error:
+        raise DatasetError(
+            f"the annotations are no JSON ({error})", where=path, remedy="Fetch the file again."
+        ) from error
     if not isinstance(content, kind):
+        names = {list: "a list", dict: "an object"}
         raise DatasetError(
             f"it holds {type(content).__name__}, not {names[kind]}", where=path, remedy="Fetch it again."
         )
     return content
 
 
-def read_lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield where each line of a text file stands, for messages, and the line; empty ones are skipped.
+def read_records(path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield the records of a JSON file, and before each where it stands, for messages."""
+    for number, record in enumerate(read_json(path, list)):
+        yield f"{path}, record {number}", record
 
-    Raises
-    ------
-    DatasetError
-        When the file is missing or no text.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, ValueError) as error:
-        raise DatasetError(
-            f"the lines cannot be read ({error})", where=path, remedy="Fetch the file again."
-        ) from error
-    for number, line in enumerate(lines, 1):
+
+def read_lines(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield the lines of a text file that are not empty, and before each where it stands, for messages."""
+    for number, line in enumerate(re.split(r"\r\n?|\n", read_text(path)), 1):
         if line.strip():
             yield f"{path}, line {number}", line
 
 
-def field_of(record: object, name: str, kind: type, where: str) -> Any:
-    """Return a field of an annotation record.
+def fields_of(record: object, where: str, **kinds: type) -> list[Any]:
+    """Return fields of an annotation record.
+
+    Parameters
+    ----------
+    record : of a file.
+    where : it stands, for messages.
+    **kinds : the type of each field, by its name.
 
     Raises
     ------
     DatasetError
-        When the record is no object, or the field is missing or of another type.
+        When the record is no object, or a field is missing or of another type.
     """
-    value = record.get(name) if isinstance(record, dict) else None
-    if not isinstance(value, kind):
-        raise DatasetError(
-            f"the field {name!r} is {'missing' if value is None else brief(value)}",
-            where=where,
-            remedy=f"Give it a {kind.__name__}, or drop the record.",
+    found = record if isinstance(record, dict) else {}
+    for name, kind in kinds.items():
+        if not isinstance(value := found.get(name), kind):
+            raise DatasetError(
+                f"the field {name!r} is {'missing' if value is None else brief(value)}",
+                where=where,
+                remedy=f"Give it a {kind.__name__}, or drop the record.",
+            )
+    return [found[name] for name in kinds]
+
+
+def check_split(split: str, hidden: str, splits: Sequence[str], where: str) -> None:
+    """Raise ConfigError unless a split is one of these; the hidden one has no targets."""
+    if split == hidden:
+        raise ConfigError(
+            "the test split has no targets, so nothing can be measured on it", where=where, remedy="Use val."
         )
-    return value
-
-
-def drawn_splits(*, seed: int, train: int, val: int) -> Iterator[tuple[str, SynthFashion]]:
-    """Yield SynthFashion's "train" and "val" as they are written in a real dataset's layout.
-
-    Parameters
-    ----------
-    seed : of the world.
-    train, val : number of images of each split; there are 1.5 and 1 queries per image.
-    """
-    from dwclib.data.synthfashion import synthfashion
-
-    for split, images, queries in (("train", train, train * 3 // 2), ("val", val, val)):
-        yield split, synthfashion(split, images=images, queries=queries, seed=seed)
+    check_choice("split", split, splits, where)
 
 
 def write_json(path: Path, content: list | dict) -> None:

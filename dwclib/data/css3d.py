@@ -6,31 +6,34 @@ import io
 import pickle
 import pickletools
 import re
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from reprlib import repr as brief  # never long, never deep, whatever a file holds
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from dwclib.data.annotations import MAX_JSON, Count, drawn_splits, field_of
-from dwclib.data.photos import PhotoTriplets, count_files, find_files, write_pictures
+from dwclib.data.annotations import Part, Query, assemble, fields_of, locate, read_bytes
+from dwclib.data.finder import find_files
+from dwclib.data.photos import PhotoTriplets, write_pictures
 from dwclib.data.synthfashion import SynthFashion
-from dwclib.data.triplets import check_captions
 from dwclib.errors import DatasetError, check_choice
-from dwclib.files import atomic
 
 SPLITS = ("train", "test")
 FILE = "css_toy_dataset_novel2_small.dup.npy"
 
 
-class Query(NamedTuple):
-    """A triplet, by the numbers of its images."""
-
-    reference: int
-    target: int
-    text: str
+PARTS = {split: Part({"split": split}) for split in SPLITS}
+ARRAY = re.compile(r"[<>|=][biufSU]\d{1,4}")  # types whose bytes are numbers or texts
+MOST_OBJECTS = 20_000_000  # more fill the memory of a laptop
+STAND_INS = {"numpy.ndarray", "numpy.dtype"} | {
+    f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("_reconstruct", "scalar")
+}
+TAKES = {  # how many items an instruction of a pickle uses up; others use all since the last mark
+    "EMPTY_LIST": 0, "EMPTY_TUPLE": 0, "EMPTY_DICT": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3,
+    "APPEND": 1, "SETITEM": 2, "STACK_GLOBAL": 2, "REDUCE": 2, "BUILD": 1,
+}  # fmt: skip
 
 
 def load(root: Path, split: str) -> PhotoTriplets:
@@ -49,122 +52,50 @@ def load(root: Path, split: str) -> PhotoTriplets:
         For a file that is damaged, or that asks for more than plain data: nothing in it is executed.
     """
     check_choice("split", split, SPLITS, "css3d")
-    where = f"{root / FILE}, {split}"
-    content = field_of(_read(root / FILE), split, dict, where)
+    (path,) = locate(root, FILE)
+    where = f"{path}, {split}"
+    (content,) = fields_of(_read(path), where, **{split: dict})
     identities = _identities(content, where)
-    queries = list(_queries(content, len(identities), where))
-    if not queries:
-        raise DatasetError("there is no modification", where=where, remedy="Fetch the file again.")
     image_ids = _image_ids(split, len(identities))
-    return PhotoTriplets(
+    return assemble(
+        list(_queries(content, image_ids, where, path.stat().st_size)),
+        image_ids,
+        path,
+        path,
         name=f"css3d/{split}",
-        image_ids=image_ids,
         identities=np.array(identities),
-        references=np.array([query.reference for query in queries]),
-        targets=np.array([query.target for query in queries]),
-        captions=tuple((query.text,) for query in queries),
-        gallery=np.arange(len(image_ids)),
         hit="identity",
         ks=(1,),
-        files=find_files([root / "images"], image_ids),
-        annotated=len(queries),
+        files=find_files(root, image_ids),
     )
 
 
-def census(root: Path) -> list[Count]:
-    """Count images, compositions and queries; no counts were published with the file."""
-    found = []
-    for split in SPLITS:
-        dataset = load(root, split)
-        images = len(dataset.image_ids)
-        found += [
-            Count(f"{split}: images", images),
-            count_files(dataset, split),
-            Count(f"{split}: compositions", len(np.unique(dataset.identities))),
-            Count(f"{split}: queries", len(dataset)),
-        ]
-    return found
-
-
-def write(out: Path, *, seed: int = 0, train: int = 8_000, val: int = 2_000) -> None:
-    """Write SynthFashion as PNG and a pickled array in the layout of CSS3D; "val" becomes its "test".
+def write(folder: Path, drawn: dict[str, SynthFashion]) -> None:
+    """Write SynthFashion as PNG and a pickled array in the layout of CSS3D.
 
     Parameters
     ----------
-    out : folder to make.
-    seed, train, val : as `dwclib.data.annotations.drawn_splits` takes them.
+    folder : which; it is made.
+    drawn : the splits.
     """
-    with atomic(out) as folder:
-        content = {}
-        for drawn, dataset in drawn_splits(seed=seed, train=train, val=val):
-            split = "train" if drawn == "train" else "test"
-            write_pictures(folder / "images", dataset, _image_ids(split, len(dataset.image_ids)))
-            content[split] = _content(dataset)
-        np.save(folder / FILE, np.array(content, dtype=object))
-
-
-class _Type:
-    """Stands in for numpy's dtype, which would believe a forged state and read numbers as addresses.
-
-    Every stand-in has a `__setstate__`, or a pickle could set attributes of the class itself.
-    """
-
-    def __init__(self, kind: str, *_: object) -> None:
-        self.kind, self.order = kind, "="
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self.order = state[1]
-
-    def read(self, data: bytes | str) -> list[Any]:
-        """Return what the bytes of an array say; Python 2's come as text."""
-        if not re.fullmatch(r"[<>|=][biufSU]\d{1,4}", kind := f"{self.order}{self.kind}"):
-            raise pickle.UnpicklingError(f"it holds an array of {kind}")
-        return np.frombuffer(data.encode("latin1") if isinstance(data, str) else data, kind).tolist()
-
-
-class _Scalar(_Type):
-    """Stands in for the function that makes numpy's numbers; gives Python's."""
-
-    def __new__(cls, kind: _Type, data: bytes | str) -> Any:
-        return kind.read(data)[0]
-
-
-class _Array(list):
-    """Stands in for numpy's array and the function that makes it: a list."""
-
-    def __init__(self, *_: object) -> None:
-        super().__init__()
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        _, _, kind, _, data = state
-        self[:] = data if isinstance(data, list) else kind.read(data)
-
-
-STAND_INS = {
-    "numpy.ndarray": _Array,
-    "numpy.dtype": _Type,
-    "numpy.core.multiarray._reconstruct": _Array,
-    "numpy._core.multiarray._reconstruct": _Array,
-    "numpy.core.multiarray.scalar": _Scalar,
-    "numpy._core.multiarray.scalar": _Scalar,
-}
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    """Makes numbers, texts, lists, dicts and stand-ins, and refuses all else before it is made."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        wanted = f"{module}.{name}"
-        if wanted not in STAND_INS:
-            raise pickle.UnpicklingError(f"it asks for {wanted}, which is not plain data")
-        return STAND_INS[wanted]
+    for split, dataset in drawn.items():
+        write_pictures(folder / "images", dataset, _image_ids(split, len(dataset.image_ids)))
+    content = {split: _content(dataset) for split, dataset in drawn.items()}
+    np.save(folder / FILE, np.array(content, dtype=object))
 
 
 def _read(path: Path) -> Any:
+    """Return the object in an ``.npy`` file of one object."""
+    content = read_bytes(path)
     try:
-        if path.stat().st_size > MAX_JSON:
-            raise ValueError(f"it has {path.stat().st_size:,} bytes")
-        return _unpickled(path.read_bytes())
+        file = io.BytesIO(content)
+        if np.lib.format.read_magic(file) != (1, 0):
+            raise ValueError("it is of another version")
+        shape, _, kind = np.lib.format.read_array_header_1_0(file)
+        if shape != () or not kind.hasobject:
+            raise ValueError("it is not one pickled object")
+        (found,) = _Plain(content[file.tell() :]).content
+        return found
     except Exception as error:  # there is little that a damaged pickle does not raise
         raise DatasetError(
             f"the file cannot be read ({str(error) or type(error).__name__})",
@@ -173,30 +104,139 @@ def _read(path: Path) -> Any:
         ) from error
 
 
-def _unpickled(data: bytes) -> Any:
-    """Return the object in an ``.npy`` file of one object."""
-    file = io.BytesIO(data)
-    if np.lib.format.read_magic(file) != (1, 0):
-        raise ValueError("it is of another version")
-    shape, _, kind = np.lib.format.read_array_header_1_0(file)
-    if shape != () or not kind.hasobject:
-        raise ValueError("it is not one pickled object")
-    _check_memory(data[file.tell() :])
-    (content,) = _PlainUnpickler(file, encoding="latin1").load()
-    return content
+@dataclass
+class _Type:
+    """Stands in for numpy's dtype, which would believe a forged state and read numbers as addresses."""
+
+    kind: Any
+    order: Any = "="
 
 
-def _check_memory(pickled: bytes) -> None:
-    """Refuse what is cut short, and a memo larger than the file: the unpickler would reserve it."""
-    for number, (opcode, argument, _) in enumerate(pickletools.genops(pickled)):
-        if opcode.name.endswith("PUT") and int(argument or 0) > number:
-            raise pickle.UnpicklingError(f"it has no {argument} objects")
+class _Plain:
+    """Reads of a pickle numbers, texts, lists, dicts and numpy's arrays of them, and refuses all else.
+
+    Python's own unpickler can be told to fill the memory, or to hash for ever what is nested. Here an
+    instruction makes one object at most, keys are texts or numbers, and arrays are no longer than the file.
+
+    Attributes
+    ----------
+    content : what was pickled.
+    """
+
+    def __init__(self, pickled: bytes) -> None:
+        self.stack: list[Any] = []
+        self.marks: list[int] = []
+        self.memo: dict[int, Any] = {}
+        self.room = min(len(pickled), MOST_OBJECTS)
+        for number, (opcode, argument, _) in enumerate(pickletools.genops(pickled)):
+            if number == MOST_OBJECTS:
+                raise pickle.UnpicklingError(f"it has more than {MOST_OBJECTS:,} objects")
+            self._follow(opcode, argument)
+        (self.content,) = self.stack
+
+    def _follow(self, opcode: pickletools.OpcodeInfo, argument: Any) -> None:
+        """Follow one of the instructions that Python's `pickletools` describes."""
+        stack = self.stack
+        match opcode.name:
+            case "PROTO" | "FRAME" | "STOP":
+                pass
+            case "MARK":
+                self.marks.append(len(stack))
+            case "PUT" | "BINPUT" | "LONG_BINPUT" | "MEMOIZE":
+                self.memo[len(self.memo) if argument is None else argument] = stack[-1]
+            case "GET" | "BINGET" | "LONG_BINGET":
+                stack.append(self.memo[argument])
+            case "NONE" | "NEWTRUE" | "NEWFALSE":
+                stack.append({"NONE": None, "NEWTRUE": True, "NEWFALSE": False}[opcode.name])
+            case "EMPTY_LIST" | "LIST":
+                stack.append(self._taken(opcode))
+            case "EMPTY_TUPLE" | "TUPLE1" | "TUPLE2" | "TUPLE3" | "TUPLE":
+                stack.append(tuple(self._taken(opcode)))
+            case "EMPTY_DICT" | "DICT":
+                stack.append(_dict(self._taken(opcode)))
+            case "APPEND" | "APPENDS":
+                items = self._taken(opcode)
+                stack[-1].extend(items)
+            case "SETITEM" | "SETITEMS":
+                items = self._taken(opcode)
+                stack[-1].update(_dict(items))
+            case "GLOBAL" | "STACK_GLOBAL":
+                stack.append(_named(argument.split(" ") if argument else self._taken(opcode)))
+            case "REDUCE":
+                called, arguments = self._taken(opcode)
+                stack.append(self._made(called, *arguments))
+            case "BUILD":
+                (state,) = self._taken(opcode)
+                if isinstance(stack[-1], _Type):
+                    stack[-1].order = state[1]
+                else:
+                    stack[-1].extend(self._values(state[2], state[4]))
+            case _:
+                stack.append(_datum(opcode, argument))
+
+    def _taken(self, opcode: pickletools.OpcodeInfo) -> list[Any]:
+        """Take from the stack what an instruction uses up: so many items, or all since the last mark."""
+        count = TAKES.get(opcode.name)
+        first = self.marks.pop() if count is None else len(self.stack) - count
+        if not 0 <= first <= len(self.stack):
+            raise pickle.UnpicklingError(f"it lacks what {opcode.name} takes")
+        taken = self.stack[first:]
+        del self.stack[first:]
+        return taken
+
+    def _made(self, called: Any, *arguments: Any) -> Any:
+        match called.split(".")[-1]:
+            case "dtype":
+                return _Type(arguments[0])
+            case "scalar":
+                return self._values(*arguments)[0]
+            case "_reconstruct":
+                return []
+        raise pickle.UnpicklingError(f"it calls {called}")
+
+    def _values(self, kind: _Type, data: bytes | str | list[Any]) -> list[Any]:
+        """Return what the bytes of an array say; Python 2's come as text."""
+        self.room -= len(data)
+        if self.room < 0:
+            raise pickle.UnpicklingError("its arrays are longer than the file, or than can be held")
+        if isinstance(data, list):
+            return data
+        named = "".join([kind.order, kind.kind])  # refuses what is no text
+        if not ARRAY.fullmatch(named):
+            raise pickle.UnpicklingError(f"it holds an array of {named}")
+        content = data.encode("latin1") if isinstance(data, str) else data
+        return np.frombuffer(content, named).tolist()
+
+
+def _named(parts: list[str]) -> str:
+    wanted = ".".join(parts)
+    if wanted not in STAND_INS:
+        raise pickle.UnpicklingError(f"it asks for {wanted}, which is not plain data")
+    return wanted
+
+
+def _dict(items: list[Any]) -> dict[str | int, Any]:
+    """Return a dict of keys and values in turn; a key that is nested could take for ever to hash."""
+    if not all(type(key) in (str, int) for key in items[::2]):
+        raise pickle.UnpicklingError("a key is neither number nor text")
+    return dict(zip(items[::2], items[1::2], strict=True))
+
+
+def _datum(opcode: pickletools.OpcodeInfo, argument: Any) -> Any:
+    """Return the number or text that an instruction brings."""
+    made = opcode.stack_after
+    if not opcode.arg or opcode.stack_before or not made or made[0].obtype is object:
+        raise pickle.UnpicklingError(f"it asks for {opcode.name}, which is not plain data")
+    if isinstance(argument, int) and argument.bit_length() > 64:
+        raise pickle.UnpicklingError("a number has more than 64 bits")
+    return argument
 
 
 def _identities(content: dict[str, Any], where: str) -> list[int]:
     """Return which composition each image shows: as its label says, or each its own."""
-    images = len(field_of(content, "objects_img", list, where))
-    labels = field_of(content, "labels", list, where) if "labels" in content else list(range(images))
+    (shown,) = fields_of(content, where, objects_img=list)
+    images = len(shown)
+    labels = fields_of(content, where, labels=list)[0] if "labels" in content else list(range(images))
     if len(labels) != images:
         raise DatasetError(
             f"there are {images} images but {len(labels)} labels", where=where, remedy="Fetch it again."
@@ -212,27 +252,23 @@ def _identities(content: dict[str, Any], where: str) -> list[int]:
     return [numbers.setdefault(label, len(numbers)) for label in labels]
 
 
-def _queries(content: dict[str, Any], images: int, where: str) -> Iterator[Query]:
-    """Yield the triplets: a modification has one text, and as many references as targets."""
-    for number, mod in enumerate(field_of(content, "mods", list, where)):
+def _queries(content: dict[str, Any], image_ids: Sequence[str], where: str, most: int) -> Iterator[Query]:
+    """Yield at most so many triplets: a modification has one text, and as many references as targets."""
+    (modifications,) = fields_of(content, where, mods=list)
+    for number, modification in enumerate(modifications):
         record = f"{where}, modification {number}"
-        text = field_of(mod, "to_str", str, record)
-        check_captions([text], record)
-        references, targets = (field_of(mod, role, list, record) for role in ("from", "to"))
+        text, references, targets = fields_of(modification, record, to_str=str, **{"from": list, "to": list})
+        most -= len(references)
+        problem = "" if most >= 0 else "there are more triplets than the file has bytes"
         if len(references) != len(targets):
-            raise DatasetError(
-                f"there are {len(references)} references but {len(targets)} targets",
-                where=record,
-                remedy="Fetch it again.",
-            )
-        for image in (*references, *targets):
-            if type(image) is not int or not 0 <= image < images:
-                raise DatasetError(
-                    f"there is no image {brief(image)}, only {images}", where=record, remedy="Fetch it again."
-                )
-        yield from (
-            Query(reference, target, text) for reference, target in zip(references, targets, strict=True)
-        )
+            problem = f"there are {len(references)} references but {len(targets)} targets"
+        for image in () if problem else (*references, *targets):
+            if type(image) is not int or not 0 <= image < len(image_ids):
+                problem = f"there is no image {brief(image)}, only {len(image_ids)}"
+        if problem:
+            raise DatasetError(problem, where=record, remedy="Fetch it again.")
+        for reference, target in zip(references, targets, strict=True):
+            yield Query(image_ids[reference], image_ids[target], (text,), record)
 
 
 def _image_ids(split: str, images: int) -> tuple[str, ...]:

@@ -3,30 +3,54 @@
 from __future__ import annotations
 
 import inspect
+import logging
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, field_validator
 
-from dwclib.data.synthfashion import Dials, synthfashion
-from dwclib.errors import ConfigError
+from dwclib.data.synthfashion import Dials, SynthFashion, synthfashion
+from dwclib.errors import ConfigError, DatasetError, check_choice
+from dwclib.files import atomic
 
 if TYPE_CHECKING:
-    from dwclib.data.annotations import Count
+    from dwclib.data.annotations import Part
     from dwclib.data.photos import PhotoTriplets
 
-# Each is a module of dwclib.data with `load`, `census`, `write` and `SPLITS`. They are named here, not
+# Each is a module of dwclib.data with `load`, `write`, `SPLITS` and `PARTS`. They are named here, not
 # imported, so that a run on one dataset does not depend on the code of another's loader.
 LOADERS = ("fashioniq", "shoes", "fashion200k", "css3d", "cirr", "own")
+ANNOTATIONS = ("*", "captions/*", "image_splits/*", "labels/*", "cirr/captions/*", "cirr/image_splits/*")
+
+
+class Count(NamedTuple):
+    """One line of a dataset's census: what was counted, how many were found, and how many there should be.
+
+    Fields
+    ------
+    expected : the published number; of files, the number of images listed; None where nothing tells.
+    """
+
+    what: str
+    found: int
+    expected: int | None = None
+
+    @property
+    def differs(self) -> bool:
+        """Whether another number is expected."""
+        return self.expected not in (None, self.found)
 
 
 class Section(BaseModel):
     """A part of a configuration: no key beside its own, no value of another type."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class DataConfig(Section):
@@ -69,7 +93,7 @@ class PhotoConfig(Section):
     Attributes
     ----------
     dataset : the name of its loader in `LOADERS`.
-    root : the folder in which it lies; the command line's ``--data``.
+    root : the folder in which it lies, ``~`` for the home folder; the command line's ``--data``.
     options : the loader's own, such as FashionIQ's ``category`` and ``protocol``; of both splits, and
     train_options, val_options : of one of them alone.
     size : width and height in pixels to which the images are brought.
@@ -112,7 +136,9 @@ def load_data(data: DataConfig | PhotoConfig) -> tuple[Any, Any]:
     DatasetError
         When the dataset is damaged, or images are missing and may not be dropped.
     """
-    return _load_data(data.dataset, data.model_dump_json())
+    root = getattr(data, "root", None)
+    state = _state(_folder(data.dataset, root)) if root else ()
+    return _load_data(data.dataset, data.model_dump_json(), state)
 
 
 def load(name: str, root: Path | str, split: str, **options: Any) -> PhotoTriplets:
@@ -133,13 +159,7 @@ def load(name: str, root: Path | str, split: str, **options: Any) -> PhotoTriple
         For damaged annotations.
     """
     module, root = _module(name), _folder(name, root)
-    known = [
-        option for option in inspect.signature(module.load).parameters if option not in ("root", "split")
-    ]
-    if unknown := sorted(set(options) - set(known)):
-        raise ConfigError(
-            f"there is no option {unknown[0]!r}", where=name, remedy=f"Use {', '.join(known) or 'none'}."
-        )
+    _check_options(module.load, options, name)
     return module.load(root, split, **options)
 
 
@@ -148,56 +168,145 @@ def splits(name: str) -> tuple[str, str]:
     return _module(name).SPLITS
 
 
-def census(name: str, root: Path | str) -> list[Count]:
-    """Count what is there of a dataset, beside what should be there."""
-    return _module(name).census(_folder(name, root))
+def census(name: str, root: Path | str) -> tuple[list[Count], dict[str, DatasetError]]:
+    """Count what is there of a dataset, beside what should be there.
+
+    Returns
+    -------
+    The counts, and what is wrong with each part that cannot be counted.
+
+    Raises
+    ------
+    DatasetError
+        When the folder holds nothing of the dataset.
+    """
+    from dwclib.data.annotations import MissingError
+
+    module, root = _module(name), _folder(name, root)
+    counts: list[Count] = []
+    problems: dict[str, DatasetError] = {}
+    for label, part in module.PARTS.items():
+        try:
+            counts += _counts(label, part, module.load(root, **part.options))
+        except DatasetError as error:
+            problems[label] = error
+    if all(isinstance(error, MissingError) for error in problems.values()) and not counts:
+        first = next(iter(problems.values()))
+        raise MissingError(
+            f"the folder holds nothing of {name}: {first.problem}, and so on", where=root, remedy=first.remedy
+        )
+    return counts, problems
 
 
 def report(name: str, root: Path | str) -> tuple[list[str], bool]:
     """Return a dataset's census in lines to print, the last of them a verdict, and whether it is good."""
-    counts = census(name, root)
+    counts, problems = census(name, root)
     lines = [f"{'':44} {'found':>8} {'expected':>10}"]
     for count in counts:
         expected = "" if count.expected is None else f"{count.expected:,}"
         sign = "  differs" if count.differs else ""
         lines.append(f"{count.what:44} {count.found:8,} {expected:>10}{sign}")
+    labels = defaultdict(list)
+    for label, error in problems.items():
+        labels[str(error)].append(label)
+    lines += [f"not counted: {'; '.join(parts)}\n    {error}" for error, parts in labels.items()]
+    lines.append(f"photos were looked for in {', '.join(map(str, _photo_places(name, root)))}")
     differing = sum(count.differs for count in counts)
     compared = sum(count.expected is not None for count in counts)
     verdict = f"{differing} of {compared} counts differ from what is expected"
-    return [*lines, f"{name}: {verdict}."], not differing
+    lacking = f", {len(problems)} of {len(_module(name).PARTS)} parts are not counted" if problems else ""
+    return [*lines, f"{name}: {verdict}{lacking}."], not differing and not problems
 
 
-def write(name: str, out: Path, **options: Any) -> None:
+def write(
+    name: str, out: Path, *, seed: int = 0, train: int = 8_000, val: int = 2_000, **options: Any
+) -> None:
     """Write SynthFashion in the layout of a real dataset, for other people's code and for tests.
 
     Parameters
     ----------
     name : one of `LOADERS`.
     out : a folder to make; must not exist.
-    **options : seed, train, val (images of each), and the writer's own.
+    seed, train, val : as `drawn_splits` takes them; "val" becomes the split to evaluate on.
+    **options : the writer's own.
     """
+    out, module = _absolute(out), _module(name)
+    _check_options(module.write, options, name)
     if out.exists():
         raise ConfigError("the folder is there already", where=out, remedy="Name a new one or remove it.")
-    _module(name).write(out, **options)
+    drawn = drawn_splits(seed=seed, train=train, val=val).values()
+    with atomic(out) as folder:
+        module.write(folder, dict(zip(module.SPLITS, drawn, strict=True)), **options)
+
+
+def drawn_splits(*, seed: int, train: int, val: int) -> dict[str, SynthFashion]:
+    """Return SynthFashion's "train" and "val" as they are written in a real dataset's layout.
+
+    Parameters
+    ----------
+    seed : of the world.
+    train, val : number of images of each split; there are 1.5 and 1 queries per image.
+    """
+    sizes = {"train": (train, train * 3 // 2), "val": (val, val)}
+    return {
+        split: synthfashion(split, images=images, queries=queries, seed=seed)
+        for split, (images, queries) in sizes.items()
+    }
+
+
+def _absolute(path: Path | str) -> Path:
+    return Path(os.path.abspath(os.path.expanduser(path)))
 
 
 def _folder(name: str, root: Path | str) -> Path:
-    root = Path(root)
+    root = _absolute(root)
     if not root.is_dir():
         raise ConfigError("there is no such folder", where=root, remedy=f"Name the one that holds {name}.")
     return root
 
 
 def _module(name: str) -> Any:
-    if name not in LOADERS:
-        raise ConfigError(
-            f"there is no dataset {name!r}", where="dataset", remedy=f"Use one of {', '.join(LOADERS)}."
-        )
+    check_choice("dataset", name, LOADERS, "dataset")
     return import_module(f"dwclib.data.{name}")
 
 
+def _check_options(function: Callable[..., Any], given: Iterable[str], where: str) -> None:
+    known = [
+        name
+        for name in inspect.signature(function).parameters
+        if name not in ("root", "split", "folder", "drawn")
+    ]
+    for option in given:
+        check_choice("option", option, known or ["none"], where)
+
+
+def _counts(label: str, part: Part, dataset: PhotoTriplets) -> list[Count]:
+    files, queries = dataset.files, dataset.annotated
+    counts = [
+        Count("triplets", queries, part.triplets),
+        Count("triplets that can be asked", len(dataset), queries),
+        Count("images", len(files), part.images),
+        Count("images with a file", len(files) - files.count(None), len(files)),
+    ]
+    if dataset.hit == "identity":
+        counts.append(Count("identities", len(set(dataset.identities.tolist()))))
+    return [count._replace(what=f"{label}: {count.what}") for count in counts]
+
+
+def _photo_places(name: str, root: Path | str) -> list[Path]:
+    from dwclib.data.finder import places
+
+    return places(_folder(name, root), getattr(_module(name), "BESIDE", ()))
+
+
+def _state(root: Path) -> tuple[Any, ...]:
+    """Return what changes when an annotation file is edited, or a photo is put beside them."""
+    paths = [path for pattern in ANNOTATIONS for path in sorted(root.glob(pattern)) if path.exists()]
+    return tuple((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths)
+
+
 @lru_cache(maxsize=2)
-def _load_data(dataset: str, described: str) -> tuple[Any, Any]:
+def _load_data(dataset: str, described: str, state: tuple[Any, ...]) -> tuple[Any, Any]:
     if dataset == "synthfashion":
         return _synthfashion(DataConfig.model_validate_json(described))
     return _photos(PhotoConfig.model_validate_json(described))
@@ -223,13 +332,15 @@ def _photos(data: PhotoConfig) -> tuple[PhotoTriplets, PhotoTriplets]:
             where="data.root",
             remedy=f"Add --data PATH, the folder that holds {data.dataset}.",
         )
-    found = []
+    found: list[PhotoTriplets] = []
     own = (data.train_options, data.val_options)
     for split, options in zip(splits(data.dataset), own, strict=True):
         dataset = load(data.dataset, data.root, split, **{**data.options, **options})
-        dataset = replace(dataset, size=data.size)
+        dataset = replace(dataset if found else dataset.for_training(), size=data.size)
         dataset = dataset.complete() if data.missing == "drop" else dataset
         dataset.check_complete()
+        if lost := dataset.dropped():
+            logging.getLogger(__name__).warning(lost)
         found.append(dataset)
     train, evaluation = found
     return train, evaluation

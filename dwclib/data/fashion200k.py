@@ -9,16 +9,20 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from dwclib.data.annotations import Count, drawn_splits, read_lines
-from dwclib.data.photos import PhotoTriplets, count_files, find_files, without_ending, write_pictures
+from dwclib.data.annotations import MissingError, Part, Query, assemble, locate, read_lines
+from dwclib.data.finder import find_files, without_ending
+from dwclib.data.photos import PhotoTriplets, write_pictures
 from dwclib.data.synthfashion import SynthFashion
 from dwclib.data.triplets import check_captions, check_image_ids
 from dwclib.errors import ConfigError, DatasetError, check_choice, checked_seed
-from dwclib.files import atomic
 
 SPLITS = ("train", "test")
 QUERIES = "test_queries.txt"
 TEXTS = ("TIRG", "released")
+PARTS = {
+    "train": Part({"split": "train"}, images=172_049),
+    "test": Part({"split": "test"}, triplets=33_480, images=29_789),
+}
 
 
 class Pairs(NamedTuple):
@@ -68,64 +72,46 @@ def load(
     check_choice("split", split, SPLITS, name)
     check_choice("text", text, TEXTS, name)
     labels = _read_labels(root / "labels", split)
-    image_ids, captions = list(labels), list(labels.values())
-    identities = _numbered(captions)
+    image_ids, path = list(labels), root / "labels"
     if split == "test":
-        drawn = _read_queries(root / QUERIES, image_ids)
+        (path,) = locate(root, QUERIES)
+        named = [(_pair(line, where), where) for where, line in read_lines(path)]
     else:
-        drawn = _draw_pairs(captions, len(captions) if pairs is None else pairs, seed, root / "labels")
-    return PhotoTriplets(
+        drawn = _draw_pairs(list(labels.values()), len(labels) if pairs is None else pairs, seed, path)
+        named = [((image_ids[before], image_ids[after]), name) for before, after in zip(*drawn, strict=True)]
+    return assemble(
+        [_query(pair, labels, text, where) for pair, where in named],
+        image_ids,
+        path,
+        root / "labels",
         name=name,
-        image_ids=tuple(image_ids),
-        identities=identities,
-        references=drawn.references,
-        targets=drawn.targets,
-        captions=tuple(
-            (_text(captions[before], captions[after], text),) for before, after in zip(*drawn, strict=True)
-        ),
-        gallery=np.arange(len(image_ids)),
+        identities=_numbered(labels.values()),
         hit="identity",
-        files=find_files([root], image_ids),
-        annotated=len(drawn.targets),
+        files=find_files(root, image_ids),
     )
 
 
-def census(root: Path) -> list[Count]:
-    """Count images, captions and queries; no counts were published with the labels."""
-    found = []
-    for split in SPLITS:
-        dataset = load(root, split)
-        images = len(dataset.image_ids)
-        found += [
-            Count(f"{split}: images in the labels", images),
-            count_files(dataset, split),
-            Count(f"{split}: captions", len(np.unique(dataset.identities))),
-        ]
-    return [*found, Count("test: queries", len(dataset))]
-
-
-def write(out: Path, *, seed: int = 0, train: int = 8_000, val: int = 2_000) -> None:
-    """Write SynthFashion as JPEG and text in the layout of Fashion200K; "val" becomes its "test".
+def write(folder: Path, drawn: dict[str, SynthFashion]) -> None:
+    """Write SynthFashion as JPEG and text in the layout of Fashion200K, with one test query per image.
 
     A caption names colour, pattern, sleeves and category, so that many images share theirs.
 
     Parameters
     ----------
-    out : folder to make.
-    seed, train, val : as `dwclib.data.annotations.drawn_splits` takes them; one test query per image.
+    folder : which; it is made.
+    drawn : the splits.
     """
-    with atomic(out) as folder:
-        for split, dataset in drawn_splits(seed=seed, train=train, val=val):
-            captions = [_caption(dataset, image) for image in range(len(dataset.image_ids))]
-            paths = [
-                f"women/{caption.split()[-1]}/{caption.replace(' ', '_')}/{name}/{name}_0"
-                for caption, name in zip(captions, dataset.image_ids, strict=True)
-            ]
-            write_pictures(folder, dataset, paths, ".jpeg")
-            _write_labels(folder / "labels", "train" if split == "train" else "test", paths, captions)
-        pairs = _draw_pairs(captions, val, seed, out)
-        lines = [f"{paths[before]}.jpeg {paths[after]}.jpeg\n" for before, after in zip(*pairs, strict=True)]
-        (folder / QUERIES).write_text("".join(lines), encoding="utf-8")
+    for split, dataset in drawn.items():
+        captions = [_caption(dataset, image) for image in range(len(dataset.image_ids))]
+        paths = [
+            f"women/{caption.split()[-1]}/{caption.replace(' ', '_')}/{name}/{name}_0"
+            for caption, name in zip(captions, dataset.image_ids, strict=True)
+        ]
+        write_pictures(folder, dataset, paths, ".jpeg")
+        _write_labels(folder / "labels", split, paths, captions)
+    pairs = _draw_pairs(captions, len(captions), 0, folder)
+    lines = [f"{paths[before]}.jpeg {paths[after]}.jpeg\n" for before, after in zip(*pairs, strict=True)]
+    (folder / QUERIES).write_text("".join(lines), encoding="utf-8")
 
 
 def _read_labels(folder: Path, split: str) -> dict[str, str]:
@@ -140,8 +126,10 @@ def _read_labels(folder: Path, split: str) -> dict[str, str]:
                 )
             found[image] = caption
     if not found:
-        raise DatasetError(
-            f"there is no label for {split}", where=folder, remedy=f"Put the files *_{split}_*.txt there."
+        raise MissingError(
+            f"there is no label for {split}",
+            where=folder,
+            remedy=f"Looked for files *_{split}_*.txt. Fetch them, or name the folder that holds labels.",
         )
     return found
 
@@ -160,26 +148,21 @@ def _label(line: str, where: str) -> tuple[str, str]:
     return image, caption
 
 
-def _read_queries(path: Path, image_ids: list[str]) -> Pairs:
-    """Return the published test queries."""
-    place = {image: number for number, image in enumerate(image_ids)}
-    found = [_query(line, place, where) for where, line in read_lines(path)]
-    if not found:
-        raise DatasetError("it holds no query", where=path, remedy="Fetch the file again.")
-    return Pairs(*np.array(found).T)
-
-
-def _query(line: str, place: dict[str, int], where: str) -> list[int]:
+def _pair(line: str, where: str) -> tuple[str, str]:
+    """Return the reference and the target of a published test query."""
     named = [without_ending(image) for image in line.split()]
     if len(named) != 2:
         raise DatasetError(
             f"there are {len(named)} paths, not 2", where=where, remedy="Write reference and target."
         )
-    if unknown := [image for image in named if image not in place]:
-        raise DatasetError(
-            f"the image {unknown[0]!r} is in no label file", where=where, remedy="Fetch all label files."
-        )
-    return [place[image] for image in named]
+    return named[0], named[1]
+
+
+def _query(pair: tuple[str, str], labels: dict[str, str], text: str, where: str) -> Query:
+    """Return a query and its text; that of an image without a label, which `assemble` refuses, is none."""
+    known = pair[0] in labels and pair[1] in labels
+    captions = (_text(labels[pair[0]], labels[pair[1]], text),) if known else ()
+    return Query(*pair, captions, where)
 
 
 def _text(before: str, after: str, text: str) -> str:
@@ -191,7 +174,7 @@ def _text(before: str, after: str, text: str) -> str:
     return f"{change} and get {after}" if text == "released" else change
 
 
-def _numbered(captions: Sequence[str]) -> Int[np.ndarray, " images"]:
+def _numbered(captions: Iterable[str]) -> Int[np.ndarray, " images"]:
     """Return one number per image, the same where the captions are the same."""
     numbers: dict[str, int] = {}
     return np.array([numbers.setdefault(caption, len(numbers)) for caption in captions])

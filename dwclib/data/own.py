@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
-from dwclib.data.annotations import Count, drawn_splits, positions
-from dwclib.data.images import ENDINGS
-from dwclib.data.photos import PhotoTriplets, count_files, without_ending, write_pictures
-from dwclib.data.triplets import check_image_ids
+from dwclib.data.annotations import MissingError, Part, Query, assemble, read_text
+from dwclib.data.finder import ENDINGS, photos_below, without_ending
+from dwclib.data.photos import PhotoTriplets, write_pictures
+from dwclib.data.synthfashion import SynthFashion
+from dwclib.data.triplets import check_image_ids, stays_below
 from dwclib.errors import ConfigError, DatasetError, check_choice
-from dwclib.files import atomic, fingerprint
+from dwclib.files import fingerprint
 
 SPLITS = ("train", "val")
+PARTS = {split: Part({"split": split}) for split in SPLITS}
+COLUMNS = ("reference", "text", "target")
 
 
 class Images(NamedTuple):
@@ -32,14 +34,6 @@ class Images(NamedTuple):
     files: tuple[Path, ...]
 
 
-class Row(NamedTuple):
-    """A line of the table; the images by their ids."""
-
-    reference: str
-    text: str
-    target: str
-
-
 def images_of(folder: Path) -> Images:
     """Return all images in a folder and below it: enough for a search.
 
@@ -53,11 +47,10 @@ def images_of(folder: Path) -> Images:
         When no image is there, or two files differ in their ending alone.
     """
     found = sorted(
-        (without_ending(path.relative_to(folder).as_posix()), path)
-        for path in folder.rglob("*")
-        if path.suffix.lower() in ENDINGS and path.is_file()
+        (photo.name, Path(photo.path))
+        for photo in photos_below(folder)
+        if photo.path.lower().endswith(ENDINGS) and stays_below(photo.name)
     )
-    found = [(name, path) for name, path in found if not name.startswith(".") and "/." not in name]
     if not found:
         raise DatasetError(
             "there is no image", where=folder, remedy=f"Put files that end in {', '.join(ENDINGS)} there."
@@ -90,117 +83,99 @@ def load(root: Path, split: str, *, val_share: float = 0.2) -> PhotoTriplets:
     check_choice("split", split, SPLITS, name)
     if not 0 < val_share < 1:
         raise ConfigError(f"{val_share!r} is no share", where="val_share", remedy="Use more than 0, below 1.")
-    there = images_of(_image_folder(root))
-    rows = _rows_of(root, split, val_share)
-    named = {image for row in rows for image in (row.reference, row.target)}
+    folder = _image_folder(root)
+    there = images_of(folder)
+    path = _table(root, split)
+    queries = list(_read(path))
+    if path.name == "triplets.csv":
+        queries = [query for query in queries if _is_held_out(query, val_share) == (split == "val")]
+    named = {image for query in queries for image in (query.reference, query.target)}
     image_ids = sorted(named if split == "train" else named.union(there.ids))
-    files = dict(zip(there.ids, there.files, strict=True))
-    return PhotoTriplets(
-        name=name,
-        image_ids=tuple(image_ids),
-        identities=np.arange(len(image_ids)),
-        references=positions(image_ids, [row.reference for row in rows], name),
-        targets=positions(image_ids, [row.target for row in rows], name),
-        captions=tuple((row.text,) for row in rows),
-        gallery=np.arange(len(image_ids)),
-        files=tuple(files.get(image) for image in image_ids),
-        annotated=len(rows),
+    files = {photo.name: Path(photo.path) for photo in photos_below(folder)}
+    return assemble(
+        queries, image_ids, path, root, name=name, files=tuple(files.get(image) for image in image_ids)
     )
 
 
-def census(root: Path) -> list[Count]:
-    """Count triplets, and the images that are there and that they name."""
-    found = [Count("images", len(images_of(_image_folder(root)).ids))]
-    for split in SPLITS:
-        dataset = load(root, split)
-        found += [Count(f"{split}: triplets", len(dataset)), count_files(dataset, split)]
-    return found
-
-
-def write(out: Path, *, seed: int = 0, train: int = 8_000, val: int = 2_000) -> None:
+def write(folder: Path, drawn: dict[str, SynthFashion]) -> None:
     """Write SynthFashion as PNG and CSV, as you would keep images of your own.
 
     Parameters
     ----------
-    out : folder to make.
-    seed, train, val : as `dwclib.data.annotations.drawn_splits` takes them.
+    folder : which; it is made.
+    drawn : the splits.
     """
-    with atomic(out) as folder:
-        for split, dataset in drawn_splits(seed=seed, train=train, val=val):
-            write_pictures(folder / "images", dataset)
-            files = [f"{name}.png" for name in dataset.image_ids]
-            with (folder / f"{split}.csv").open("w", newline="", encoding="utf-8") as file:
-                table = csv.writer(file)
-                table.writerow(Row._fields)
-                for reference, text, target in zip(
-                    dataset.references, dataset.texts(), dataset.targets, strict=True
-                ):
-                    table.writerow(Row(files[reference], text, files[target]))
+    for split, dataset in drawn.items():
+        write_pictures(folder / "images", dataset)
+        files = [f"{name}.png" for name in dataset.image_ids]
+        with (folder / f"{split}.csv").open("w", newline="", encoding="utf-8") as file:
+            table = csv.writer(file)
+            table.writerow(COLUMNS)
+            for reference, text, target in zip(
+                dataset.references, dataset.texts(), dataset.targets, strict=True
+            ):
+                table.writerow((files[reference], text, files[target]))
 
 
 def _image_folder(root: Path) -> Path:
     return root / "images" if (root / "images").is_dir() else root
 
 
-def _rows_of(root: Path, split: str, val_share: float) -> list[Row]:
+def _table(root: Path, split: str) -> Path:
     whole, part = root / "triplets.csv", root / f"{split}.csv"
-    if whole.exists() == part.exists():
+    if not whole.exists() and not part.exists():
+        raise MissingError(
+            f"{whole.name} and {part.name} are neither of them there",
+            where=root,
+            remedy=f"Write one, with the columns {','.join(COLUMNS)}.",
+        )
+    if whole.exists() and part.exists():
         raise DatasetError(
-            f"{whole.name} and {part.name} are {'both' if whole.exists() else 'neither of them'} there",
+            f"{whole.name} and {part.name} are both there",
             where=root,
             remedy="Keep either triplets.csv, or train.csv and val.csv.",
         )
-    path = whole if whole.exists() else part
-    rows = [row for row in _read(path) if path == part or (_is_held_out(row, val_share) == (split == "val"))]
-    if not rows:
-        raise DatasetError(f"it holds no triplet for {split}", where=path, remedy="Add some.")
-    return rows
+    return whole if whole.exists() else part
 
 
-def _is_held_out(row: Row, share: float) -> bool:
-    return int(fingerprint(row.target), 16) < share * 16**16
+def _is_held_out(query: Query, share: float) -> bool:
+    return int(fingerprint(query.target), 16) < share * 16**16
 
 
-def _read(path: Path) -> Iterator[Row]:
+def _read(path: Path) -> Iterator[Query]:
     """Yield the lines of a table.
 
     A text with a comma that is not in quotes makes a line longer than the head; it would be cut silently.
     """
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, strict=True)
-            head = reader.fieldnames or []
-            lines = [(f"{path}, line {reader.line_num}", line) for line in reader]
-    except (OSError, ValueError, csv.Error) as error:
+        head = reader.fieldnames or []
+        lines = [(f"{path}, line {reader.line_num}", line) for line in reader]
+    except csv.Error as error:
         raise DatasetError(
-            f"the table cannot be read ({error})", where=path, remedy="Save it as CSV in UTF-8."
+            f"the table cannot be read ({error})", where=path, remedy="Save it as CSV."
         ) from error
-    if absent := [column for column in Row._fields if head.count(column) != 1]:
+    if absent := [column for column in COLUMNS if head.count(column) != 1]:
         raise DatasetError(
             f"there is not one column {absent[0]!r} but {', '.join(head) or 'nothing'}",
             where=path,
-            remedy=f"Begin it with the line {','.join(Row._fields)}.",
+            remedy=f"Begin it with the line {','.join(COLUMNS)}.",
         )
     for where, line in lines:
         if None in line:
             raise DatasetError(
                 "it has more cells than the head", where=where, remedy="Put a text with commas in quotes."
             )
-        yield _row(line, where)
+        yield _query(line, where)
 
 
-def _row(line: dict[str, str | None], where: str) -> Row:
-    cells = {column: (line[column] or "").strip() for column in Row._fields}
+def _query(line: dict[str, str | None], where: str) -> Query:
+    cells = {column: (line[column] or "").strip() for column in COLUMNS}
     if empty := [column for column, cell in cells.items() if not cell]:
         raise DatasetError(f"the {empty[0]} is empty", where=where, remedy="Fill it in, or drop the line.")
     reference, target = (
         without_ending(cells[role]).removeprefix("images/") for role in ("reference", "target")
     )
-    if reference == target:
-        raise DatasetError(
-            f"{target!r} is its own reference, and no search returns its reference",
-            where=where,
-            remedy="Drop the line.",
-        )
-    check_image_ids([reference, target], where)
-    return Row(reference, cells["text"], target)
+    for image in (reference, target):
+        check_image_ids([image], where)
+    return Query(reference, target, (cells["text"],), where)

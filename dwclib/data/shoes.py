@@ -3,42 +3,35 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
-
-import numpy as np
 
 from dwclib.data.annotations import (
-    Count,
-    drawn_splits,
-    field_of,
-    positions,
-    read_json,
+    Part,
+    Query,
+    assemble,
+    fields_of,
+    locate,
     read_lines,
+    read_records,
     write_json,
 )
-from dwclib.data.photos import PhotoTriplets, count_files, find_files, without_ending, write_pictures
+from dwclib.data.finder import find_files, without_ending
+from dwclib.data.photos import PhotoTriplets, write_pictures
 from dwclib.data.synthfashion import SynthFashion
-from dwclib.data.triplets import check_captions, check_image_ids
 from dwclib.errors import DatasetError, check_choice
-from dwclib.files import atomic
 
 SPLITS = ("train", "test")
 CAPTIONS = "relative_captions_shoes.json"
 LISTS = {"train": "train_im_names.txt", "test": "eval_im_names.txt"}
-TRIPLETS = {"train": 8_990, "test": 1_761}
-IMAGES = {"train": 10_000, "test": 4_658}
+LISTINGS = ("whole", "shorter")
+PARTS = {
+    "train": Part({"split": "train", "listing": "shorter"}, triplets=8_990, images=10_000),
+    "test": Part({"split": "test", "listing": "shorter"}, triplets=1_761, images=4_658),
+}
 
 
-class Row(NamedTuple):
-    """A triplet, by the ids of its images."""
-
-    reference: str
-    target: str
-    caption: str
-
-
-def load(root: Path, split: str, *, doubled: bool = False) -> PhotoTriplets:
+def load(root: Path, split: str, *, listing: str = "whole", doubled: bool = False) -> PhotoTriplets:
     """Load a split; searched are all images of its list.
 
     Parameters
@@ -46,117 +39,93 @@ def load(root: Path, split: str, *, doubled: bool = False) -> PhotoTriplets:
     root : holds ``relative_captions_shoes.json``, the two lists of file names, and the images in folders
         like ``womens_pumps/0``.
     split : "train" or "test".
+    listing : "whole" where ``eval_im_names.txt`` has all images of its triplets, 4,658 names; or "shorter",
+        another list of 4,621 names is in circulation, with which fewer queries can be asked: the recall then
+        says on how many it stands.
     doubled : list each triplet once for each of its images, in the order of the list, as the released code
         does; an epoch then has twice as many steps.
 
     Raises
     ------
     ConfigError
-        For an unknown split.
+        For an unknown split or listing.
     DatasetError
         For damaged annotations, or lists that lack images of the triplets; the message names file and record.
     """
     name = f"shoes/{split}"
     check_choice("split", split, SPLITS, name)
-    lists = {part: _listed(root / file) for part, file in LISTS.items()}
-    rows, image_ids = _rows_of(root / CAPTIONS, split, lists), lists[split]
-    if doubled:
-        rows = _once_per_image(rows, image_ids)
-    return PhotoTriplets(
+    check_choice("listing", listing, LISTINGS, name)
+    path, *files = locate(root, CAPTIONS, *LISTS.values())
+    train, test = ([without_ending(line.strip()) for _, line in read_lines(file)] for file in files)
+    queries = [_query(row, where) for where, row in read_records(path)]
+    annotated = list(_of_split(queries, split, set(train)))
+    listed = train if split == "train" else test
+    there = set(listed)
+    usable = [query for query in annotated if query.reference in there and query.target in there]
+    if listing == "whole" and len(usable) < len(annotated):
+        raise DatasetError(
+            f"{len(annotated) - len(usable)} of {len(annotated)} triplets have images that are in no list",
+            where=f"{path} beside {' and '.join(LISTS.values())}",
+            remedy="Fetch the lists of 10,000 and 4,658 names, or leave these triplets out: "
+            "options: {listing: shorter}.",
+        )
+    return assemble(
+        _once_per_image(usable, listed) if doubled else usable,
+        listed,
+        path,
+        root / LISTS[split],
         name=name,
-        image_ids=tuple(image_ids),
-        identities=np.arange(len(image_ids)),
-        references=positions(image_ids, [row.reference for row in rows], name),
-        targets=positions(image_ids, [row.target for row in rows], name),
-        captions=tuple((row.caption,) for row in rows),
-        gallery=np.arange(len(image_ids)),
-        files=find_files(sorted(root.glob("womens_*/*")), image_ids),
-        annotated=len(rows),
+        files=find_files(root, listed),
+        annotated=len(annotated) * (1 + doubled),
     )
 
 
-def census(root: Path) -> list[Count]:
-    """Count triplets and images of each split, beside what was published of them."""
-    found = []
-    for split in SPLITS:
-        dataset = load(root, split)
-        images = len(dataset.image_ids)
-        found += [
-            Count(f"{split}: triplets", len(dataset), TRIPLETS[split]),
-            Count(f"{split}: images in the list", images, IMAGES[split]),
-            count_files(dataset, split),
-        ]
-    return found
-
-
-def write(out: Path, *, seed: int = 0, train: int = 8_000, val: int = 2_000) -> None:
-    """Write SynthFashion as JPEG, JSON and text in the layout of Shoes; "val" becomes its "test".
+def write(folder: Path, drawn: dict[str, SynthFashion]) -> None:
+    """Write SynthFashion as JPEG, JSON and text in the layout of Shoes.
 
     Parameters
     ----------
-    out : folder to make.
-    seed, train, val : as `dwclib.data.annotations.drawn_splits` takes them.
+    folder : which; it is made.
+    drawn : the splits.
     """
     rows = []
-    with atomic(out) as folder:
-        for split, dataset in drawn_splits(seed=seed, train=train, val=val):
-            kinds = [dataset.garment(image).category for image in range(len(dataset.image_ids))]
-            names = [f"img_womens_{kind}_{name}" for kind, name in zip(kinds, dataset.image_ids, strict=True)]
-            folders = [f"womens_{kind}/{image % 2}" for image, kind in enumerate(kinds)]
-            paths = [f"{below}/{name}" for below, name in zip(folders, names, strict=True)]
-            write_pictures(folder, dataset, paths, ".jpg")
-            listed = folder / LISTS["train" if split == "train" else "test"]
-            listed.write_text("".join(f"{name}.jpg\n" for name in names), encoding="utf-8")
-            rows += _records(dataset, names)
-        write_json(folder / CAPTIONS, rows)
+    for split, dataset in drawn.items():
+        kinds = [dataset.garment(image).category for image in range(len(dataset.image_ids))]
+        names = [f"img_womens_{kind}_{name}" for kind, name in zip(kinds, dataset.image_ids, strict=True)]
+        folders = [f"womens_{kind}/{image % 2}" for image, kind in enumerate(kinds)]
+        paths = [f"{below}/{name}" for below, name in zip(folders, names, strict=True)]
+        write_pictures(folder, dataset, paths, ".jpg")
+        listed = folder / LISTS[split]
+        listed.write_text("".join(f"{name}.jpg\n" for name in names), encoding="utf-8")
+        rows += _records(dataset, names)
+    write_json(folder / CAPTIONS, rows)
 
 
-def _listed(path: Path) -> list[str]:
-    """Return the images of a list of file names."""
-    names = [without_ending(line.strip()) for _, line in read_lines(path)]
-    check_image_ids(names, str(path))
-    return names
+def _query(row: object, where: str) -> Query:
+    caption, *images = fields_of(row, where, RelativeCaption=str, ReferenceImageName=str, ImageName=str)
+    reference, target = map(without_ending, images)
+    return Query(reference, target, (caption.strip(),), where)
 
 
-def _rows_of(path: Path, split: str, lists: dict[str, list[str]]) -> list[Row]:
-    """Return the triplets both of whose images are in the list of the split, in the order of the file."""
-    rows = [_row(record, f"{path}, record {number}") for number, record in enumerate(read_json(path, list))]
-    ends = {image for row in rows for image in (row.reference, row.target)}
-    if absent := sorted(ends.difference(*lists.values())):
-        raise DatasetError(
-            f"{len(absent)} images of the triplets are in neither list, the first is {absent[0]!r}",
-            where=f"{path} beside {' and '.join(LISTS.values())}",
-            remedy=f"Fetch the lists of {IMAGES['train']:,} and {IMAGES['test']:,} names, not shorter ones.",
-        )
-    listed = set(lists[split])
-    for number, row in enumerate(rows):
-        if (row.reference in listed) != (row.target in listed):
+def _of_split(queries: list[Query], split: str, trained: set[str]) -> Iterator[Query]:
+    for query in queries:
+        ends = query.reference in trained, query.target in trained
+        if ends[0] != ends[1]:
             raise DatasetError(
-                "one image of the triplet is for training, the other is not",
-                where=f"{path}, record {number}",
+                f"of {query.reference!r} and {query.target!r} one is for training, the other is not",
+                where=query.where,
                 remedy="Move an image to the other list, or drop the record.",
             )
-    found = [row for row in rows if row.target in listed]
-    if not found:
-        raise DatasetError(f"it holds no triplet for {split}", where=path, remedy="Fetch the file again.")
-    return found
+        if ends[0] == (split == "train"):
+            yield query
 
 
-def _row(record: object, where: str) -> Row:
-    caption = field_of(record, "RelativeCaption", str, where).strip()
-    check_captions([caption], where)
-    reference, target = (
-        without_ending(field_of(record, name, str, where)) for name in ("ReferenceImageName", "ImageName")
-    )
-    return Row(reference, target, caption)
-
-
-def _once_per_image(rows: list[Row], image_ids: list[str]) -> list[Row]:
+def _once_per_image(queries: list[Query], image_ids: list[str]) -> list[Query]:
     of_image = defaultdict(list)
-    for row in rows:
-        for image in {row.reference, row.target}:
-            of_image[image].append(row)
-    return [row for image in image_ids for row in of_image[image]]
+    for query in queries:
+        for image in {query.reference, query.target}:
+            of_image[image].append(query)
+    return [query for image in image_ids for query in of_image[image]]
 
 
 def _records(dataset: SynthFashion, names: list[str]) -> list[dict[str, str]]:

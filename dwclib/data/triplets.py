@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import PurePosixPath
+from dataclasses import dataclass, fields
+from pathlib import PureWindowsPath
 from reprlib import repr as brief  # never long, never deep, whatever a file holds
 
 import numpy as np
 from jaxtyping import Int
 
 from dwclib.errors import DatasetError
+
+HALF = re.compile("[\ud800-\udfff]")  # half a character, which no file can hold and no tokenizer reads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,18 +134,16 @@ def subset(dataset: Triplets, rows: Int[np.ndarray, " n"], *, own_gallery: bool 
     own_gallery : search only the references and targets of these queries; by default, the whole's gallery.
     """
     references, targets = dataset.references[rows], dataset.targets[rows]
+    whole = {field.name: getattr(dataset, field.name) for field in fields(Triplets)}
     return Triplets(
-        name=dataset.name,
-        image_ids=dataset.image_ids,
-        identities=dataset.identities,
-        references=references,
-        targets=targets,
-        captions=tuple(dataset.captions[row] for row in rows),
-        gallery=np.union1d(references, targets) if own_gallery else dataset.gallery,
-        hit=dataset.hit,
-        exclude_reference=dataset.exclude_reference,
-        ks=dataset.ks,
-        members=None if own_gallery or dataset.members is None else dataset.members[rows],
+        **whole
+        | {
+            "references": references,
+            "targets": targets,
+            "captions": tuple(dataset.captions[row] for row in rows),
+            "gallery": np.union1d(references, targets) if own_gallery else dataset.gallery,
+            "members": None if own_gallery or dataset.members is None else dataset.members[rows],
+        }
     )
 
 
@@ -151,7 +152,7 @@ def check_captions(captions: Sequence[object], where: str) -> None:
     if not captions:
         raise DatasetError("there is no caption", where=where, remedy="Give at least one string.")
     for caption in captions:
-        if not isinstance(caption, str) or not caption.strip():
+        if not isinstance(caption, str) or not caption.strip() or HALF.search(caption):
             raise DatasetError(
                 f"the caption {brief(caption)} is not a text",
                 where=where,
@@ -159,21 +160,27 @@ def check_captions(captions: Sequence[object], where: str) -> None:
             )
 
 
-def check_image_ids(image_ids: Sequence[str], where: str) -> None:
-    """Raise DatasetError for an image id that occurs twice or that would leave its folder."""
+def stays_below(image_id: str) -> bool:
+    """Return whether an image id names a file below a folder, on every system."""
+    path = PureWindowsPath(image_id)  # it knows "/" too
+    return bool(image_id) and not path.anchor and ".." not in path.parts
+
+
+def check_image_ids(image_ids: Sequence[object], where: str) -> None:
+    """Raise DatasetError for an image id that is no text, occurs twice, or would leave its folder."""
     seen: set[str] = set()
     for record, image_id in enumerate(image_ids):
-        path = PurePosixPath(image_id.replace("\\", "/"))
-        if not image_id or path.is_absolute() or ".." in path.parts or ":" in image_id:
+        problem = ""
+        if not isinstance(image_id, str):
+            problem = f"{brief(image_id)} is no text"
+        elif not stays_below(image_id):
+            problem = f"{image_id!r} leaves the image folder"
+        elif image_id in seen:
+            problem = f"{image_id!r} occurs twice"
+        if problem:
             raise DatasetError(
-                f"the image id {image_id!r} leaves the image folder",
+                f"the image id {problem}",
                 where=f"{where}, image {record}",
-                remedy="Use a plain name, or a path below the folder without '..'.",
+                remedy="List each image once, by a plain name or a path below the folder without '..'.",
             )
-        if image_id in seen:
-            raise DatasetError(
-                f"the image id {image_id!r} occurs twice",
-                where=f"{where}, image {record}",
-                remedy="List each image once.",
-            )
-        seen.add(image_id)
+        seen.add(str(image_id))

@@ -14,6 +14,16 @@ from dwclib.errors import DatasetError
 
 PADDING, UNKNOWN = "<pad>", "<unk>"
 
+# Of scripts without blanks (Thai to Burmese, Khmer, Chinese, Japanese, Yi), a character is a word; in
+# the others, accents, points and vowel signs are part of one.
+UNSPACED = (
+    r"\u0e01-\u109f\u1780-\u17ff\u2e80-\u2fdf\u3005-\u3007\u3040-\ua4cf\uf900-\ufaff\uff66-\uff9f"
+    r"\U00020000-\U0003ffff"
+)
+SIGNS = r"\u0300-\u036f\u0591-\u05c7\u064b-\u0670\u0900-\u0dff"
+LETTERS = rf"(?:[^\W_{UNSPACED}]|[{SIGNS}])+"
+WORD = re.compile(rf"<\w+>|[{UNSPACED}]|{LETTERS}(?:'{LETTERS})?")
+
 
 class Vocabulary:
     """A list of words; a word's number is its place. Place 0 pads, place 1 stands for every unknown word.
@@ -44,17 +54,22 @@ class Vocabulary:
         """Return the number of words, padding and unknown included."""
         return len(self.words)
 
-    def encode(self, texts: Sequence[str]) -> Int[Tensor, "texts length"]:
+    def encode(self, texts: Sequence[str], *, strict: bool = False) -> Int[Tensor, "texts length"]:
         """Return the words' numbers, padded with 0 at the end to the longest text.
+
+        Parameters
+        ----------
+        texts : one without any word is read as one unknown word.
+        strict : refuse a text of which no word is known, as what a person asks for.
 
         Raises
         ------
         DatasetError
-            For a text of which no word is known.
+            For a text that is refused.
         """
-        rows = [[self._number.get(word, 1) for word in words_of(text)] for text in texts]
+        rows = [[self._number.get(word, 1) for word in words_of(text)] or [1] for text in texts]
         for text, row in zip(texts, rows, strict=True):
-            if all(number == 1 for number in row):
+            if strict and all(number == 1 for number in row):
                 raise DatasetError(
                     f"no word of the text {text!r} is known",
                     where="vocabulary",
@@ -68,4 +83,4 @@ class Vocabulary:
 
 def words_of(text: str) -> list[str]:
     """Split a text into lower-case words and numbers; a mark in angle brackets such as <AND> is a word."""
-    return re.findall(r"<\w+>|[^\W_]+(?:'[^\W_]+)?", text.lower())
+    return WORD.findall(text.lower())

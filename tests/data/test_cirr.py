@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import JSON
 
-from dwclib.data import cirr
-from dwclib.data.annotations import drawn_splits
+from dwclib.data import cirr, datasets
+from dwclib.data.datasets import drawn_splits
 from dwclib.data.synthfashion import FAMILY
 from dwclib.errors import ConfigError, DatasetError, DwcError
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("own_cache")
 
 @pytest.fixture(scope="module")
 def truth(own_cache):
-    return dict(drawn_splits(**SMALL))
+    return drawn_splits(**SMALL)
 
 
 def edit(root, name, change):
@@ -96,10 +96,11 @@ def test_missing_images_are_counted_and_dropped_on_request(root):
 
 
 def test_the_census_counts_pairs_and_images(written):
-    counts = {count.what: count for count in cirr.census(written)}
-    assert counts["val: pairs"][1:] == (32, 4181)
-    assert counts["val: images, all of them the gallery"][1:] == (32, 2297)
-    assert counts["train: pairs"].found == 48
+    counts = {count.what: count for count in datasets.census("cirr", written)[0]}
+    assert counts["val: triplets"][1:] == (32, 4181)
+    assert counts["val: images"][1:] == (32, 2297)
+    assert counts["train: triplets"].found == 48
+    assert counts["train: images"][1:] == (32, 16_939)
     assert counts["train: images with a file"].found == 32
 
 
@@ -111,10 +112,13 @@ def test_the_census_counts_pairs_and_images(written):
         (lambda rows: rows[3].pop("target_hard") and None, "record 3: the field 'target_hard' is missing"),
         (lambda rows: rows[3].update(reference=["a"]), r"record 3: the field 'reference' is \['a'\]"),
         (lambda rows: rows[4].update(caption=" "), "record 4: the caption ' ' is not a text"),
-        (lambda rows: rows[4].update(reference="dev-x"), "reference, record 4: the image 'dev-x' is in no"),
+        (lambda rows: rows[4].update(reference="dev-x"), "record 4: the reference 'dev-x' is in no list"),
         (lambda rows: rows[5].update(img_set=3), "record 5: the field 'img_set' is 3"),
         (lambda rows: rows[5]["img_set"].pop("members") and None, "record 5: the field 'members' is missing"),
-        (lambda rows: rows[5]["img_set"]["members"].append("dev-x"), "record 5: an image of img_set.members"),
+        (
+            lambda rows: rows[5]["img_set"]["members"].append("dev-x"),
+            "record 5: the member 5 of the subset 'dev-x'",
+        ),
         (lambda rows: rows[5]["img_set"]["members"].append(1), "record 5: an image of img_set.members"),
         (
             lambda rows: rows[5]["img_set"]["members"].append(rows[5]["target_hard"]),
@@ -124,7 +128,7 @@ def test_the_census_counts_pairs_and_images(written):
             lambda rows: rows[5]["img_set"]["members"].remove(rows[5]["target_hard"]),
             "record 5: the target is not among",
         ),
-        (lambda rows: rows[5].update(target_hard=rows[5]["reference"]), "record 5: the target is not among"),
+        (lambda rows: rows[5].update(target_hard=rows[5]["reference"]), "record 5: .* is its own reference"),
     ],
 )
 def test_damaged_captions_are_told_with_their_file_and_record(root, change, message):

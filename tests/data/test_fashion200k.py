@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dwclib.data import fashion200k
-from dwclib.data.annotations import drawn_splits
+from dwclib.data import datasets, fashion200k
+from dwclib.data.datasets import drawn_splits
 from dwclib.errors import ConfigError, DatasetError, DwcError
 
 LAYOUT, SMALL = "fashion200k", {"seed": 0, "train": 64, "val": 48}
@@ -20,7 +20,7 @@ WORDS = st.lists(st.sampled_from("abc"), min_size=1, max_size=4).map(" ".join)
 def captions(own_cache):
     """What each image shows, by its name, as the labels say it."""
     found = {}
-    for _, drawn in drawn_splits(**SMALL):
+    for drawn in drawn_splits(**SMALL).values():
         for image, name in enumerate(drawn.image_ids):
             garment = drawn.garment(image)
             found[name] = f"{garment.colour} {garment.pattern} {garment.sleeve} {garment.category}"
@@ -155,12 +155,13 @@ def test_a_missing_image_is_counted(root):
     gone = fashion200k.load(root, "test").files[3]
     gone.unlink()
     assert fashion200k.load(root, "test").missing == [str(gone.relative_to(root).with_suffix(""))]
-    counts = {count.what: count for count in fashion200k.census(root)}
+    counts = {count.what: count for count in datasets.census("fashion200k", root)[0]}
     assert [(c.found, c.expected) for what, c in counts.items() if what == "test: images with a file"] == [
         (47, 48)
     ]
-    assert counts["train: images in the labels"].found == 64
-    assert counts["test: queries"].found == 48
+    assert counts["train: images"][1:] == (64, 172_049)
+    assert counts["test: images"][1:] == (48, 29_789)
+    assert counts["test: triplets"][1:] == (48, 33_480)
 
 
 @pytest.mark.parametrize(
@@ -192,9 +193,9 @@ def test_an_image_in_two_label_files_is_told(root):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("women/nothing.jpeg women/nothing.jpeg", "the image 'women/nothing' is in no label file"),
+        ("women/nothing.jpeg women/nothing.jpeg", "the reference 'women/nothing' is in no list"),
         ("women/nothing.jpeg", "there are 1 paths, not 2"),
-        ("../x.jpeg ../y.jpeg", "the image '../x' is in no label file"),
+        ("../x.jpeg ../y.jpeg", "the reference '../x' is in no list"),
     ],
 )
 def test_a_damaged_query_is_told_with_its_line(root, line, message):
@@ -206,10 +207,10 @@ def test_a_damaged_query_is_told_with_its_line(root, line, message):
 
 def test_missing_files_are_told(root):
     (root / "test_queries.txt").write_text("\n")
-    with pytest.raises(DatasetError, match="it holds no query"):
+    with pytest.raises(DatasetError, match="it holds no triplet"):
         fashion200k.load(root, "test")
     (root / "test_queries.txt").unlink()
-    with pytest.raises(DatasetError, match=r"test_queries\.txt: the lines cannot be read"):
+    with pytest.raises(DatasetError, match=r"there is no test_queries\.txt\. Looked in"):
         fashion200k.load(root, "test")
     shutil.rmtree(root / "labels")
     with pytest.raises(DatasetError, match="there is no label for train"):

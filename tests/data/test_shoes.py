@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dwclib.data import datasets, shoes
-from dwclib.data.annotations import drawn_splits
+from dwclib.data.datasets import drawn_splits
 from dwclib.errors import ConfigError, DatasetError, DwcError
 
 LAYOUT, SMALL = "shoes", {"seed": 0, "train": 24, "val": 16}
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("own_cache")
 
 @pytest.fixture(scope="module")
 def truth(own_cache):
-    train, val = (dataset for _, dataset in drawn_splits(**SMALL))
+    train, val = drawn_splits(**SMALL).values()
     return {"train": train, "test": val}
 
 
@@ -65,36 +65,60 @@ def test_a_missing_image_is_counted(root):
     gone = shoes.load(root, "test").files[3]
     gone.unlink()
     assert shoes.load(root, "test").missing == [gone.stem]
-    counts = {count.what: count for count in shoes.census(root)}
+    counts = {count.what: count for count in datasets.census("shoes", root)[0]}
     assert (counts["test: images with a file"].found, counts["test: images with a file"].expected) == (15, 16)
 
 
 def test_the_census_stands_beside_the_expected_counts(written):
-    counts = {count.what: (count.found, count.expected) for count in shoes.census(written)}
+    counts = {count.what: (count.found, count.expected) for count in datasets.census("shoes", written)[0]}
     assert counts["train: triplets"] == (36, 8990)
     assert counts["test: triplets"] == (16, 1761)
-    assert counts["train: images in the list"] == (24, 10000)
-    assert counts["test: images in the list"] == (16, 4658)
+    assert counts["train: images"] == (24, 10000)
+    assert counts["test: images"] == (16, 4658)
 
 
-def test_the_shorter_list_is_told_with_the_number_of_images_that_it_lacks(root):
-    names = (root / "eval_im_names.txt").read_text().splitlines()
+@pytest.fixture
+def shorter(root):
+    """The list of evaluation names lacks images that four triplets or fewer need; and the number of these."""
     used = shoes.load(root, "test")
     lacking = {used.image_ids[image] for image in (used.references[0], used.targets[5])}
+    lost = sum(bool({used.image_ids[r], used.image_ids[t]} & lacking) for r, t, _ in pairs(used))
+    names = (root / "eval_im_names.txt").read_text().splitlines()
     kept = [name for name in names if name.removesuffix(".jpg") not in lacking]
     (root / "eval_im_names.txt").write_text("\n".join(kept))
-    for split in shoes.SPLITS:
-        with pytest.raises(DatasetError, match=f"{len(lacking)} images of the triplets are in neither list"):
-            shoes.load(root, split)
+    return root, lost
+
+
+def test_the_shorter_list_is_told_with_the_number_of_triplets_that_it_loses(shorter):
+    root, lost = shorter
+    with pytest.raises(DatasetError, match=f"{lost} of 16 triplets .* in no list.*listing: shorter"):
+        shoes.load(root, "test")
+    assert len(shoes.load(root, "train")) == 36
+
+
+@pytest.mark.parametrize("doubled", [False, True])
+def test_the_shorter_list_is_a_choice_that_says_on_how_many_queries_it_stands(shorter, doubled):
+    root, lost = shorter
+    dataset = shoes.load(root, "test", listing="shorter", doubled=doubled)
+    times = 1 + doubled
+    assert dataset.standing() == f"{times * (16 - lost)} of {times * 16} queries"
+    assert len(dataset.gallery) == 14
+    counts = {count.what: count[1:] for count in datasets.census("shoes", root)[0]}
+    assert counts["test: triplets"] == (16, 1761)
+    assert counts["test: triplets that can be asked"] == (16 - lost, 16)
+    assert counts["test: images"] == (14, 4658)
+
+
+def test_an_unknown_listing_is_refused(written):
+    with pytest.raises(ConfigError, match=r"no listing '4621'.*whole, shorter"):
+        shoes.load(written, "test", listing="4621")
 
 
 def test_a_triplet_across_the_splits_is_told(root):
     stranger = shoes.load(root, "test").image_ids[0]
     edit(root, lambda rows: rows[2].update(ImageName=f"{stranger}.jpg"))
     for split in shoes.SPLITS:
-        with pytest.raises(
-            DatasetError, match=r"shoes\.json, record 2: one image of the triplet is for train"
-        ):
+        with pytest.raises(DatasetError, match=r"shoes\.json, record 2: of .* one is for train"):
             shoes.load(root, split)
 
 
@@ -109,7 +133,7 @@ def test_empty_lines_and_those_of_another_system_are_read(root):
     ("change", "message"),
     [
         (lambda rows: {"rows": rows}, "it holds dict, not a list"),
-        (lambda rows: [], "no triplet for test|in neither list"),
+        (lambda rows: [], "it holds no triplet"),
         (
             lambda rows: rows[3].pop("RelativeCaption") and None,
             "record 3: the field 'RelativeCaption' is miss",
@@ -123,7 +147,7 @@ def test_empty_lines_and_those_of_another_system_are_read(root):
 def test_damaged_records_are_told(root, change, message):
     edit(root, change)
     with pytest.raises(DatasetError, match=message) as told:
-        shoes.load(root, "test")
+        shoes.load(root, "train")
     assert shoes.CAPTIONS in str(told.value)
 
 
@@ -148,7 +172,7 @@ def test_a_name_that_is_listed_twice_is_told(root):
 @pytest.mark.parametrize("name", [shoes.CAPTIONS, *shoes.LISTS.values()])
 def test_a_missing_file_is_told(root, name):
     (root / name).unlink()
-    with pytest.raises(DatasetError, match=f"{name}: the .* cannot be read"):
+    with pytest.raises(DatasetError, match=f"there is no {name}. Looked in"):
         shoes.load(root, "train")
 
 

@@ -34,7 +34,7 @@ def test_marks_apostrophes_and_case() -> None:
 @pytest.mark.parametrize("text", ["purple garment", "?!"])
 def test_a_text_of_no_known_word_is_refused_by_name(text: str) -> None:
     with pytest.raises(DatasetError, match="no word of the text") as error:
-        Vocabulary.from_texts(TEXTS).encode(["red", text])
+        Vocabulary.from_texts(TEXTS).encode(["red", text], strict=True)
     assert text in str(error.value)
 
 
