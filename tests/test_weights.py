@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from dwclib.encoders import BOOK_CNN, Clip, ResNet
 from dwclib.errors import WeightsError
-from dwclib.training.config import read_recipe
+from dwclib.training.config import Config, read_recipe
 from dwclib.training.runs import Run
 from dwclib.weights import CLIP_MEAN, OPENAI_KEYS, PHOTO_WEIGHTS, _trained_with
 
@@ -191,6 +191,8 @@ def test_a_tilde_is_the_home_folder(publish, tmp_path, monkeypatch):
     (tmp_path / "folder").symlink_to(BOOK_CNN)
     assert Clip("tiny", "~/clip.pt").identity() == Clip("tiny", "openai=~/clip.pt").identity()
     assert ResNet("resnet10t", "~/cnn.pt").channels == 512
+    config = Config().but(model={"clip": "tiny", "clip_weights": "openai=~/clip.pt"})
+    assert config.resolved().model.clip_weights == f"openai={tmp_path / 'clip.pt'}"
     assert ResNet("~/folder").channels == ResNet().channels
 
 
