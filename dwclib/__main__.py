@@ -18,7 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return int(options.run(options) or 0)
-    except DwcError as error:
+    except (DwcError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
@@ -35,6 +35,9 @@ def _parser() -> argparse.ArgumentParser:
     book.add_argument("--force", action="store_true", help="execute fresh notebooks too; no site")
     book.add_argument("--cell-timeout", type=int, default=900, metavar="SECONDS", help="for one cell")
     _add_profile(book, "laptop")
+
+    lab = _command(commands, "lab", _lab, "open the notebooks in JupyterLab")
+    lab.add_argument("options", nargs=argparse.REMAINDER, help="JupyterLab's own, behind --")
 
     prepare = _command(commands, "prepare", _prepare, "write notebooks with a profile's parameters in them")
     prepare.add_argument("--out", type=Path, required=True, metavar="DIR")
@@ -84,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--data", metavar="DIR", help="where the real dataset of the recipe lies")
     train.add_argument("--missing", choices=("refuse", "drop"), help="what to do where photos are missing")
     train.add_argument("--encoder", metavar="NAME", help="any open_clip model, instead of the recipe's")
-    train.add_argument("--encoder-weights", metavar="TAG|FILE", help="its weights; a file needs no network")
+    train.add_argument("--encoder-weights", metavar="TAG|FILE", help="its weights; or both, as TAG=FILE")
     train.add_argument("--cnn-weights", metavar="FILE", help="of the recipe's timm model, from a file")
     _add_device(train)
 
@@ -94,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = _command(commands, "evaluate", _evaluate, "measure Recall@K of a trained run")
     evaluate.add_argument("run_folder", type=Path, metavar="DIR", help="a folder that 'train' wrote")
+    evaluate.add_argument("--data", metavar="DIR", help="where the dataset lies, if no longer where it was")
     either = evaluate.add_mutually_exclusive_group()  # a recipe's result follows its own protocol
     either.add_argument("--keep-reference", action="store_true", help="leave the reference in the ranking")
     either.add_argument("--publish", metavar="RECIPE", help="keep it as the measured result of this recipe")
@@ -135,6 +139,13 @@ def _book(options: argparse.Namespace) -> None:
         from dwclib.book.site import build
 
         build(book, cell_timeout=options.cell_timeout)
+
+
+def _lab(options: argparse.Namespace) -> None:
+    from dwclib.book.execute import Book
+    from dwclib.book.lab import open_lab
+
+    open_lab(Book().root, *(option for option in options.options if option != "--"))
 
 
 def _prepare(options: argparse.Namespace) -> None:
@@ -221,7 +232,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     from dwclib.experiments.reproductions import keep
     from dwclib.training.runs import open_run
 
-    run = open_run(options.run_folder, device=options.device)
+    run = open_run(options.run_folder, data=options.data, device=options.device)
     if not run.accelerator.is_main_process:
         return
     recall = run.recall(exclude_reference=False if options.keep_reference else None)
@@ -239,6 +250,7 @@ def _check_data(options: argparse.Namespace) -> int:
 
 
 def _print_recall(run: Run, recall: dict[str, dict[int, float]]) -> None:
+    print(f"weights of {run.chosen()}")
     for name, recalls in recall.items():
         print(f"{name:5}", "  ".join(f"R@{k} {value:.2f}" for k, value in recalls.items()))
     print(run.standing())

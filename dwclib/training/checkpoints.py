@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,13 +20,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dwclib.errors import CheckpointError
+from dwclib.errors import CheckpointError, ConfigError, brief
 from dwclib.files import atomic, text_of
 
 if TYPE_CHECKING:
     from dwclib.training.alternate import AlternateTraining
 
 FORMAT = 2
+_FOREIGN = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 TENSORS, STATE = FILES = ("tensors.safetensors", "state.json")
 
 
@@ -49,7 +49,8 @@ def save_checkpoint(folder: Path, state: Mapping[str, Any]) -> None:
             target.mkdir()
             save_file(tensors, target / TENSORS)
             (target / STATE).write_text(json.dumps(plain), encoding="utf-8")
-            manifest = {"format": FORMAT, "sha256": {name: _sha256(target / name) for name in FILES}}
+            digests = {name: _sha256(target / name) for name in FILES}
+            manifest = {"format": FORMAT, "name": folder.name, "sha256": digests}
             (target / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
@@ -91,13 +92,8 @@ def look_into(folder: Path, part: str) -> Any:
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """Return the checkpoints of a run, the oldest first."""
-    return sorted(path for path in run.glob("step-*") if is_name(path.name) and path.is_dir())
-
-
-def is_name(name: str) -> bool:
-    """Tell whether a checkpoint may be called so: no copy of one, and nothing outside the run's folder."""
-    return re.fullmatch("step-[0-9]{8}", name) is not None
+    """Return the checkpoints of a run, the oldest first; a copy by another name is none."""
+    return sorted(path for path in run.glob("step-" + 8 * "[0-9]") if path.is_dir())
 
 
 def name_of(step: int) -> str:
@@ -157,6 +153,24 @@ def check_form(found: Any, expected: Any, where: str | Path, path: str = "") -> 
             check_form(*items, where, f"{path}.{place}")
 
 
+def check_same(found: Any, own: Mapping[str, Any], where: Path) -> None:
+    """Compare what identifies a checkpoint's run, by name, with one's own.
+
+    Raises
+    ------
+    ConfigError
+        At the first difference; it names the key and both values.
+    """
+    for key, value in own.items():
+        before = found.get(key) if isinstance(found, Mapping) else None
+        if value != before:
+            raise ConfigError(
+                f"{key} is {brief(value)} and was {brief(before)} when the run in it began",
+                where=where,
+                remedy="Go back to that, or name a new folder.",
+            )
+
+
 def load_training(trainer: AlternateTraining, state: Any, where: str | Path) -> None:
     """Let a trainer take up what its `state_dict` returned.
 
@@ -169,7 +183,8 @@ def load_training(trainer: AlternateTraining, state: Any, where: str | Path) -> 
     """
     expected = trainer.state_dict()
     for name, optimizer in trainer.optimizers.items():
-        found = _entry(state, "optimizers", name, "state")
+        with _reading(Path(where)):
+            found = set(state["optimizers"][name]["state"])
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         expected["optimizers"][name]["state"] = {
             number: {"step": torch.zeros(()), "exp_avg": parameter, "exp_avg_sq": parameter}
@@ -203,7 +218,7 @@ def set_random_states(states: Mapping[str, Any], where: str | Path) -> None:
     CheckpointError
         When these are no such states.
     """
-    try:
+    with _reading(Path(where)):
         version, numbers, gauss = states["python"]
         random.setstate((version, tuple(numbers), gauss))
         name, keys, place, *rest = states["numpy"]
@@ -213,12 +228,6 @@ def set_random_states(states: Mapping[str, Any], where: str | Path) -> None:
         torch.set_rng_state(states["torch"])
         for device, state in zip(range(torch.cuda.device_count()), states["cuda"], strict=False):
             torch.cuda.set_rng_state(state, device)
-    except (ValueError, TypeError, AttributeError, LookupError, RuntimeError, OverflowError) as error:
-        raise CheckpointError(
-            f"its random numbers cannot be taken up ({error})",
-            where=where,
-            remedy="Remove this folder: training goes on from the checkpoint before it.",
-        ) from error
 
 
 @contextmanager
@@ -228,7 +237,7 @@ def _reading(folder: Path) -> Iterator[None]:
 
     try:
         yield
-    except (OSError, ValueError, LookupError, TypeError, RecursionError, SafetensorError) as error:
+    except (OSError, *_FOREIGN, SafetensorError) as error:
         raise CheckpointError(
             f"the checkpoint cannot be read ({error})",
             where=folder,
@@ -241,6 +250,8 @@ def _written(folder: Path, *names: str) -> Any:
     manifest = json.loads(text_of(folder / "manifest.json"))
     if manifest["format"] != FORMAT:
         raise ValueError(f"format {manifest['format']}, not {FORMAT}")
+    if manifest["name"] != folder.name:
+        raise ValueError(f"it was written as {manifest['name']}")
     for name in names:
         if _sha256(folder / name) != manifest["sha256"][name]:
             raise ValueError(f"{name} is not as it was written")
@@ -256,13 +267,6 @@ def _sha256(path: Path) -> str:
 
 class _Nothing:
     """Stands where one of two dictionaries has no entry."""
-
-
-def _entry(value: Any, *keys: str) -> Mapping:
-    """Return a dictionary within dictionaries, an empty one where there is none."""
-    for key in keys:
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value if isinstance(value, Mapping) else {}
 
 
 def _form(value: Any) -> str:

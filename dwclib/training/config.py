@@ -7,7 +7,6 @@ claim.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -149,26 +148,29 @@ class Config(Section):
         """Return a copy whose paths do not depend on the folder in which the program runs."""
         values = self.model_dump()
         for section, key in (name.split(".") for name in ("data.root", *NAMED_FILES)):
-            value = values[section].get(key)
-            path = os.path.expanduser(value or "")
-            if value not in (None, "book") and (key == "root" or os.path.exists(path)):
-                values[section][key] = os.path.abspath(path)
+            value = values[section].get(key) or ""
+            tag = value[: value.find("=") + 1] if key == "clip_weights" else ""  # of "openai=FILE"
+            path = os.path.expanduser(value.removeprefix(tag))
+            if value not in ("", "book") and (key == "root" or os.path.exists(path)):
+                values[section][key] = tag + os.path.abspath(path)
         return parse_config(values, "Config.resolved")
 
-    def differences(self, other: Config) -> Iterator[str]:
-        """Say which choices differ from another configuration's, of those that change numbers.
+    def choices(self) -> dict[str, Any]:
+        """Return what of it changes the numbers of a training, by the names of the keys.
 
         Of files only the name counts. The number of epochs counts where the learning rate decays over them.
         """
-        indifferent = (*INDIFFERENT, *(() if self.training.decay == "cosine" else ("training.epochs",)))
-        for section in type(self).model_fields:
-            mine, theirs = (getattr(config, section).model_dump() for config in (self, other))
-            for key in [*mine, *(key for key in theirs if key not in mine)]:
-                name = f"{section}.{key}"
-                values = [_named(name, values.get(key)) for values in (mine, theirs)]
-                if values[0] != values[1] and name not in indifferent:
-                    reason = ", over which the learning rate decays," if key == "epochs" else ""
-                    yield f"{name} is {brief(values[0])}{reason} and not {brief(values[1])}"
+        found = {
+            f"{section}.{key}": value
+            for section, values in self.model_dump().items()
+            for key, value in values.items()
+        }
+        for key in INDIFFERENT:
+            found.pop(key, None)
+        epochs = found.pop("training.epochs")
+        if self.training.decay == "cosine":
+            found["training.epochs, over which the learning rate decays,"] = epochs
+        return found | {key: Path(found[key]).name for key in NAMED_FILES if found[key]}
 
 
 def read_recipe(name: str) -> Config:
@@ -211,8 +213,3 @@ def _config_error(error: ValidationError, where: str) -> ConfigError:
         )
     value = brief(first["input"])
     return ConfigError(f"{key} = {value} cannot be used", where=where, remedy=f"{first['msg']}.")
-
-
-def _named(key: str, value: Any) -> Any:
-    """Return a value as it is compared: of a path its last part."""
-    return Path(value).name if key in NAMED_FILES and value else value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,12 +67,12 @@ class Logbook:
         names = list(self.losses[0])
         values = torch.stack([row[name] for row in self.losses for name in names]).cpu()
         table = values.reshape(len(self.losses), len(names)).double().numpy()
+        self._check(table, names)
         seconds, self.clock = time.perf_counter() - self.clock, time.perf_counter()
         speed = 2 * self.run.config.training.batch * len(table) / seconds
         rows = pd.DataFrame(table, columns=[f"loss_{name}" for name in names])
         rows.insert(0, "step", np.arange(self.step + 1, self.step + 1 + len(rows)))
         rows["pictures_per_second"] = round(speed, 1)
-        self._check(rows, names)
         self._append("log.csv", rows)
         for row in rows.to_dict("records"):
             self.run.accelerator.log({k: v for k, v in row.items() if k != "step"}, step=row["step"])
@@ -102,16 +102,15 @@ class Logbook:
             path = self.run.folder / name
             rows.to_csv(path, mode="a", header=not path.exists(), index=False)
 
-    def _check(self, rows: pd.DataFrame, names: list[str]) -> None:
-        for row in rows.to_dict("records"):
-            for name in names:
-                if not np.isfinite(row[f"loss_{name}"]):
-                    raise TrainingError(
-                        f"the loss of the {name} stream is {row[f'loss_{name}']} at step {row['step']}",
-                        where=self.run.folder,
-                        remedy="Lower its learning rate or clip_norm and start in a new folder; the last "
-                        "checkpoint here is from before.",
-                    )
+    def _check(self, table: np.ndarray, names: Sequence[str]) -> None:
+        for row, column in np.argwhere(~np.isfinite(table)):
+            loss, step = table[row, column], self.step + row + 1
+            raise TrainingError(
+                f"the loss of the {names[column]} stream is {loss} at step {step}",
+                where=self.run.folder,
+                remedy="Lower its learning rate or clip_norm and start in a new folder; the last "
+                "checkpoint here is from before.",
+            )
 
 
 def read_table(path: Path) -> pd.DataFrame:

@@ -7,7 +7,7 @@ import torch
 from dwclib.encoders import BOOK_CNN, ResNet
 from dwclib.streams import DWC, ClipStream, CnnStream, Composer
 from dwclib.training.composer import seed_everything
-from dwclib.training.config import Config, ModelConfig
+from dwclib.training.config import Config
 from dwclib.training.splits import Inputs
 
 
@@ -21,33 +21,15 @@ def build_model(config: Config, inputs: Inputs, words: int) -> DWC:
     words : size of the vocabulary.
     """
     model, streams = config.model, dict[str, Composer]()
+    shared = model.model_dump(include={"dim", "dropout", "editors", "modality_weight"})
+    own = model.model_dump(include={"word_dim", "word_temperature", "position_temperature", "mask_padding"})
     for name in model.streams:
         seed_everything(config.training.seed)
         if name == "clip":
-            streams[name] = ClipStream(
-                inputs["clip"].images.shape[1],
-                dim=model.dim,
-                dropout=model.dropout,
-                editors=model.editors,
-                modality_weight=model.modality_weight,
-            )
+            streams[name] = ClipStream(inputs["clip"].images.shape[1], **shared)
         else:
-            streams[name] = _cnn_stream(model, words)
+            cnn = ResNet(BOOK_CNN if model.cnn == "book" else model.cnn, model.cnn_weights)
+            stream = CnnStream(cnn, words, **own, **shared)
+            # Faster on a CPU, and what tensor cores want.
+            streams[name] = stream.to(memory_format=torch.channels_last)
     return DWC(streams)
-
-
-def _cnn_stream(model: ModelConfig, words: int) -> CnnStream:
-    cnn = ResNet(BOOK_CNN if model.cnn == "book" else model.cnn, model.cnn_weights)
-    stream = CnnStream(
-        cnn,
-        words,
-        dim=model.dim,
-        word_dim=model.word_dim,
-        dropout=model.dropout,
-        word_temperature=model.word_temperature,
-        position_temperature=model.position_temperature,
-        mask_padding=model.mask_padding,
-        editors=model.editors,
-        modality_weight=model.modality_weight,
-    )
-    return stream.to(memory_format=torch.channels_last)  # faster on a CPU, and what tensor cores want

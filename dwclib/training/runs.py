@@ -8,13 +8,10 @@ Several processes that a launcher started train one model; only the main one wri
 from __future__ import annotations
 
 import json
-import signal
 import sys
-import threading
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,35 +19,25 @@ import torch
 from jaxtyping import UInt8
 
 from dwclib.encoders import BOOK_CLIP, BOOK_CNN, Features
-from dwclib.errors import CheckpointError, ConfigError, TrainingError, brief
+from dwclib.errors import CheckpointError, ConfigError, TrainingError
 from dwclib.files import atomic, cache_folder, check_writable, code_of, fingerprint, read_json
 from dwclib.training import processes as distributed
-from dwclib.training.alternate import AlternateTraining
-from dwclib.training.batches import batches
 from dwclib.training.checkpoints import (
-    check_form,
+    check_same,
     checkpoints,
-    is_name,
     load_checkpoint,
     load_model,
-    load_training,
     look_into,
     name_of,
-    prune,
-    random_states,
-    save_checkpoint,
-    set_random_states,
     step_of,
 )
-from dwclib.training.composer import Embedded, check_device, embed, seed_everything
+from dwclib.training.composer import Embedded, check_device, embed
 from dwclib.training.config import Config, parse_config
-from dwclib.training.evaluation import criterion, recalls_of
-from dwclib.training.logbook import Logbook, read_table
+from dwclib.training.course import PARTS, Course, interrupts, position_at
+from dwclib.training.evaluation import recalls_of
+from dwclib.training.logbook import read_table
 from dwclib.training.model import build_model
 from dwclib.training.splits import Split, load_splits, read
-
-PARTS = ("model", "training", "random", "position", "config", "ground")  # of a checkpoint
-NONE_YET = {"score": -1.0, "finer": -1.0, "name": ""}  # the best checkpoint
 
 
 class Run:
@@ -86,9 +73,9 @@ class Run:
             self.accelerator = distributed.accelerator(self.folder, device=device)
             self._check_shares()
             if found := checkpoints(self.folder):
-                self._check_config(look_into(found[-1], "config"))
+                check_same(look_into(found[-1], "identity"), self.config.choices(), self.folder)
             with self.accelerator.local_main_process_first():
-                self.vocabulary, self.training, self.validation, self.evaluation, self.ground = load_splits(
+                self.vocabulary, self.training, self.validation, self.evaluation, self.identity = load_splits(
                     self.config, str(self.accelerator.device)
                 )
                 self.model = build_model(self.config, self.training.inputs, len(self.vocabulary))
@@ -114,17 +101,10 @@ class Run:
         KeyboardInterrupt
             After Ctrl-C, once the step is finished and saved.
         """
-        with distributed.one_voice(self.folder), self._alone(patient=patient), _interrupts() as interrupted:
-            seed_everything(self.config.training.seed)
-            prepare = self.accelerator.prepare_model
-            trainer = AlternateTraining(self.model, self.config.training, steps=self.steps, prepare=prepare)
-            position = self._resume(trainer)
+        with distributed.one_voice(self.folder), self._alone(patient=patient), interrupts() as interrupted:
+            course = Course(self)
             self._describe()
-            last = min(self.steps, stop_after or self.steps)
-            if position["step"] < last:
-                logbook = Logbook(self, step=position["step"], last=last, progress=progress)
-                with closing(logbook):
-                    self._loop(trainer, position, last, interrupted, logbook)
+            course.go(min(self.steps, stop_after or self.steps), interrupted, progress=progress)
         return self.restore("best" if self.is_finished else "last")
 
     @property
@@ -153,10 +133,11 @@ class Run:
         found = checkpoints(self.folder)
         if not found:
             raise CheckpointError("there is no checkpoint", where=self.folder, remedy="Train first.")
-        best = self._position(found[-1])["best"]["name"]
-        chosen = self.folder / best if which == "best" and best else found[-1]
+        best = position_at(found[-1])["best"]
+        chosen = self.folder / name_of(best) if which == "best" and best else found[-1]
         state = load_checkpoint(chosen, *PARTS)
-        self._check_ground(state["ground"], chosen, "vocabulary", "CLIP")
+        words = {key: value for key, value in self.identity.items() if "triplets" not in key}
+        check_same(state["identity"], words, chosen)
         load_model(self.model, state["model"], chosen)
         self.model.eval()
         self.restored = step_of(chosen)
@@ -201,13 +182,10 @@ class Run:
         """Keep other trainings out of the folder; of several processes, the main one does it for all."""
         from filelock import FileLock, Timeout
 
-        if distributed.number() > 0:
-            self.accelerator.wait_for_everyone()
-            yield
-            return
         lock = FileLock(self.folder / ".lock")
         try:
-            lock.acquire(timeout=0)
+            if self.accelerator.is_main_process:
+                lock.acquire(timeout=0)
         except Timeout as error:
             if not patient:
                 raise TrainingError(
@@ -223,104 +201,6 @@ class Run:
         finally:
             lock.release()
 
-    def _loop(
-        self,
-        trainer: AlternateTraining,
-        position: dict[str, Any],
-        last: int,
-        interrupted: threading.Event,
-        logbook: Logbook,
-    ) -> None:
-        config, device, stopping = self.config.training, self.accelerator.device, False
-        while not stopping:
-            epoch, first = divmod(position["step"], self.steps_per_epoch)
-            pinned = device.type == "cuda"
-            for batch in batches(self.training, config, epoch=epoch, first=first, pinned=pinned):
-                if distributed.count() > 1:
-                    distributed.seed(config.seed, position["step"])
-                logbook.add(trainer.step(batch.to(device)))
-                position["step"] += 1
-                stopping = position["step"] == last or self._must_stop(interrupted, position["step"])
-                epoch_over = position["step"] % self.steps_per_epoch == 0
-                if epoch_over:
-                    logbook.flush()
-                    self._validate(position, logbook)
-                if stopping or epoch_over or position["step"] % config.checkpoint_every == 0:
-                    logbook.flush()
-                    self._save(trainer, position)
-                elif position["step"] % config.log_every == 0:
-                    logbook.flush()
-                if stopping:
-                    break
-        self.accelerator.wait_for_everyone()  # for the main process to write the last checkpoint
-        if interrupted.is_set():
-            raise KeyboardInterrupt(f"saved after step {position['step']}; run again to go on")
-
-    def _must_stop(self, interrupted: threading.Event, step: int) -> bool:
-        """Whether Ctrl-C was pressed; several processes agree, at steps when GPUs are waited for anyway."""
-        if distributed.count() == 1:
-            return interrupted.is_set()
-        device = self.accelerator.device
-        asked = device.type == "cpu" or step % self.config.training.log_every == 0
-        if asked and distributed.gather(torch.tensor([interrupted.is_set()], device=device)).any():
-            interrupted.set()
-            return True
-        return False
-
-    def _validate(self, position: dict[str, Any], logbook: Logbook) -> None:
-        split = self.validation if self.config.training.select_on == "validation" else self.evaluation
-        embedded, best = self.embedded(split), position["best"]
-        score, finer = criterion(embedded, split.dataset)
-        if (score, finer) > (best["score"], best["finer"]):
-            position["best"] = {"score": score, "finer": finer, "name": name_of(position["step"])}
-        logbook.recall(position["step"] // self.steps_per_epoch, recalls_of(embedded, split.dataset))
-
-    def _save(self, trainer: AlternateTraining, position: dict[str, Any]) -> None:
-        if self.accelerator.is_main_process:
-            state = {
-                "model": self.model.state_dict(),
-                "training": trainer.state_dict(),
-                "random": random_states(),
-                "position": position,
-                "config": self.config.model_dump(),
-                "ground": self.ground,
-            }
-            save_checkpoint(self.folder / name_of(position["step"]), state)
-            prune(self.folder, {str(position["best"]["name"])})
-
-    def _resume(self, trainer: AlternateTraining) -> dict[str, Any]:
-        found = checkpoints(self.folder)
-        self._check_sight(step_of(found[-1]) if found else 0)
-        if not found:
-            return {"step": 0, "best": dict(NONE_YET)}
-        state, where = load_checkpoint(found[-1], *PARTS), found[-1]
-        self._check_config(state["config"])
-        self._check_ground(state["ground"], where, *self.ground)
-        position = self._position(where)
-        if position["step"] > self.steps:
-            raise ConfigError(
-                f"training.epochs is {self.config.training.epochs}, and more are trained ({where.name})",
-                where=self.folder,
-                remedy="Ask for as many or more, or name a new folder.",
-            )
-        load_model(self.model, state["model"], where)
-        load_training(trainer, state["training"], where)
-        set_random_states(state["random"], where)
-        return position
-
-    def _position(self, checkpoint: Path) -> dict[str, Any]:
-        """Return where in the training a checkpoint stands, and which one was the best until then."""
-        position = look_into(checkpoint, "position")
-        check_form(position, {"step": 0, "best": NONE_YET}, checkpoint, "position")
-        best = position["best"]["name"]
-        if position["step"] != step_of(checkpoint) or not (best == "" or is_name(best)):
-            raise CheckpointError(
-                f"it says that it is of step {position['step']}, and {brief(best)} the best",
-                where=checkpoint,
-                remedy="Remove this folder: training goes on from the checkpoint before it.",
-            )
-        return position
-
     def _describe(self) -> None:
         """Write down what the run is, once all of it has been loaded and agrees with its checkpoints."""
         if self.accelerator.is_main_process:
@@ -329,24 +209,6 @@ class Run:
                 with atomic(self.folder / f"{name}.json") as target:
                     target.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
-    def _check_config(self, began: Any) -> None:
-        for difference in self.config.differences(parse_config(began, str(self.folder))):
-            raise ConfigError(
-                f"{difference} as in the run that the folder holds",
-                where=self.folder,
-                remedy="Go back to that value, or name a new folder.",
-            )
-
-    def _check_ground(self, began: Any, where: Path, *names: str) -> None:
-        check_form(began, self.ground, where, "ground")
-        for name in names:
-            if began[name] != self.ground[name]:
-                raise CheckpointError(
-                    f"it was trained on other data, the {name} differs",
-                    where=where,
-                    remedy="Give it the data and weights that it began with, or name a new folder.",
-                )
-
     def _check_shares(self) -> None:
         batch, processes = self.config.training.batch, distributed.count()
         if batch % processes:
@@ -354,16 +216,6 @@ class Run:
                 f"a batch of {batch} triplets cannot be shared by {processes} processes",
                 where="training.batch",
                 remedy=f"Use a multiple of {processes}.",
-            )
-
-    def _check_sight(self, step: int) -> None:
-        """Check that the processes on all machines read the same checkpoint."""
-        steps = distributed.gather(torch.tensor([step], device=self.accelerator.device))
-        if len(steps.unique()) > 1:
-            raise TrainingError(
-                f"its last checkpoint is from step {max(steps)} on one machine and {min(steps)} on another",
-                where=self.folder,
-                remedy="Name a folder that all machines share.",
             )
 
 
@@ -418,25 +270,3 @@ def _check_machine(config: Config, folder: Path, device: str | None) -> None:
         raise ConfigError(
             "fp16 needs a GPU", where="training.precision", remedy="Use auto, bf16 or float32 on a CPU."
         )
-
-
-@contextmanager
-def _interrupts() -> Iterator[threading.Event]:
-    """Turn Ctrl-C into an event that is looked at between steps.
-
-    The launcher of several processes ends them by SIGTERM, also when one of them is gone.
-    """
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-    numbers = [signal.SIGINT] if distributed.count() == 1 else [signal.SIGINT, signal.SIGTERM]
-    before = {number: signal.signal(number, lambda *_: event.set()) for number in numbers}
-    try:
-        yield event
-    except RuntimeError:
-        before.pop(signal.SIGTERM, None)  # which comes if a process is gone: there must be time to tell why
-        raise
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -38,14 +38,14 @@ class Splits(NamedTuple):
     ------
     vocabulary : the words of the training texts.
     training, validation, evaluation : validation is held out of the training triplets.
-    ground : fingerprints of what the weights depend on beside the configuration, by name.
+    identity : fingerprints of what the weights depend on beside the configuration, by name.
     """
 
     vocabulary: Vocabulary
     training: Split
     validation: Split
     evaluation: Split
-    ground: dict[str, str]
+    identity: dict[str, str]
 
 
 def load_splits(config: Config, device: str) -> Splits:
@@ -72,9 +72,9 @@ def load_splits(config: Config, device: str) -> Splits:
         Split(validation, _rows_of(inputs, held_out)),
         Split(evaluation, _inputs(config, evaluation, vocabulary, device)),
         {
-            "vocabulary": fingerprint(list(vocabulary.words)),
-            "CLIP": _clip(config.model, device).identity() if "clip" in inputs else "",
-            "training triplets": fingerprint(
+            "fingerprint of the vocabulary": fingerprint(list(vocabulary.words)),
+            "fingerprint of CLIP": _clip(config.model, device).identity() if "clip" in inputs else "",
+            "fingerprint of the training triplets": fingerprint(
                 train.image_ids, texts, train.references.tobytes(), train.targets.tobytes()
             ),
         },

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,8 +17,9 @@ import pytest
 import torch
 import yaml
 
+from dwclib.data import datasets
 from dwclib.errors import CheckpointError, ConfigError, DwcError, TrainingError
-from dwclib.training.checkpoints import checkpoints, load_checkpoint
+from dwclib.training.checkpoints import checkpoints, load_checkpoint, name_of, save_checkpoint
 from dwclib.training.config import Config, parse_config
 from dwclib.training.runs import Run, open_run, shared_run
 from dwclib.training.splits import hold_out
@@ -117,11 +119,11 @@ def test_the_run_leaves_what_a_reader_expects(whole: Run) -> None:
 def test_a_finished_run_is_opened_with_its_best_weights(whole: Run) -> None:
     opened = open_run(whole.folder, device="cpu")
     state = load_checkpoint(checkpoints(whole.folder)[-1])
-    best = load_checkpoint(whole.folder / state["position"]["best"]["name"])["model"]
+    best = load_checkpoint(whole.folder / name_of(state["position"]["best"]))["model"]
     assert all(torch.equal(opened.model.state_dict()[name], value) for name, value in best.items())
     assert opened.recall() == whole.recall()
     both = whole.recalls[whole.recalls["stream"] == "both"]
-    assert state["position"]["best"]["score"] == pytest.approx(both["R@10"].max())  # 39 images: no R@50
+    assert state["position"]["score"] == pytest.approx(both["R@10"].max())  # 39 images: no R@50
 
 
 def test_training_a_finished_run_changes_nothing(whole: Run) -> None:
@@ -207,20 +209,110 @@ def test_two_runs_cannot_share_a_folder(tmp_path) -> None:
     try:
         with pytest.raises(TrainingError, match="another process"):
             Run(_config(epochs=200), folder, device="cpu").train(progress=False)
-        with pytest.raises(ConfigError, match="training.alpha is 0.5 and not 0.2"):
+        with pytest.raises(ConfigError, match=r"training\.alpha is 0\.5 and was 0\.2"):
             Run(_config(alpha=0.5), folder, device="cpu")
     finally:
         process.kill()
         process.communicate()
 
 
-def test_a_changed_vocabulary_is_refused(whole: Run, tmp_path) -> None:
-    folder = tmp_path / "run"
-    Run(_config(), folder, device="cpu")
-    words = json.loads((folder / "vocabulary.json").read_text())
-    (folder / "vocabulary.json").write_text(json.dumps([*words[:-1], "tartan"], indent=1))
-    with pytest.raises(CheckpointError, match="the vocabulary is not the one"):
-        Run(_config(), folder, device="cpu")
+@pytest.fixture(scope="module")
+def clip_only(tmp_path_factory) -> Run:
+    """Train the quick stream alone; its epochs have 6 steps."""
+    return Run(_alone(), tmp_path_factory.mktemp("runs") / "clip", device="cpu").train(progress=False)
+
+
+@pytest.fixture
+def copy(clip_only: Run, tmp_path) -> Path:
+    """Return a copy of its folder that a test may change."""
+    return shutil.copytree(clip_only.folder, tmp_path / "copy")
+
+
+def _alone(**training) -> Config:
+    return _config(**training).but(model={"streams": ["clip"]})
+
+
+def _again(folder: Path, **training) -> Run:
+    return Run(_alone(**training), folder, device="cpu")
+
+
+def _change(checkpoint: Path, **parts) -> None:
+    """Write a checkpoint anew, in good order, with other parts."""
+    save_checkpoint(checkpoint, {**load_checkpoint(checkpoint), **parts})
+
+
+@pytest.mark.parametrize("key", ["workers", "log_every", "checkpoint_every"])
+def test_what_changes_no_number_may_change(copy: Path, key: str) -> None:
+    assert _again(copy, **{key: 1}).train(progress=False).is_finished
+    assert json.loads((copy / "config.json").read_text())["training"][key] == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"training": {"alpha": 0.5}}, r"training\.alpha is 0\.5 and was 0\.2"),
+        ({"data": {"seed": 4}}, r"data\.seed is 4 and was 0"),
+        ({"model": {"editors": "none"}}, r"model\.editors is 'none' and was 'both'"),
+        ({"training": {"decay": "cosine"}}, r"training\.decay is 'cosine' and was 'constant'"),
+    ],
+)
+def test_what_changes_numbers_is_refused_by_key_and_both_values(copy: Path, changes, message) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Run(_alone().but(**changes), copy, device="cpu")
+
+
+def test_more_epochs_continue(copy: Path, tmp_path) -> None:
+    longer = _again(copy, epochs=3).train(progress=False)
+    at_once = _again(tmp_path / "at once", epochs=3).train(progress=False)
+    pd.testing.assert_frame_equal(longer.log.iloc[:, :2], at_once.log.iloc[:, :2], check_exact=True)
+    pd.testing.assert_frame_equal(longer.recalls, at_once.recalls, check_exact=True)
+    with pytest.raises(ConfigError, match=r"training\.epochs is 2, and more are trained"):
+        _again(copy).train(progress=False)
+
+
+def test_a_decay_over_all_epochs_refuses_another_number_of_them(tmp_path) -> None:
+    _again(tmp_path / "run", decay="cosine").train(stop_after=1, progress=False)
+    with pytest.raises(ConfigError, match=r"training\.epochs, over which .* decays, is 3 and was 2"):
+        _again(tmp_path / "run", decay="cosine", epochs=3)
+
+
+def test_a_failed_first_attempt_leaves_nothing_that_refuses_the_next(tmp_path) -> None:
+    with pytest.raises(ConfigError, match="a batch of 500"):
+        _again(tmp_path / "run", batch=500)
+    assert not (tmp_path / "run" / "config.json").exists()
+    assert _again(tmp_path / "run").train(stop_after=1, progress=False).log["step"].max() == 1
+    (tmp_path / "other").mkdir()
+    _again(tmp_path / "other", alpha=0.5)  # opened, and not trained
+    _again(tmp_path / "other")
+
+
+def test_a_run_goes_on_and_is_evaluated_wherever_its_data_is(tmp_path, monkeypatch) -> None:
+    """The folder is named relatively, absolutely, and moved."""
+    monkeypatch.setenv("DWC_CACHE", str(tmp_path / "cache"))
+    datasets.write("own", tmp_path / "own", seed=0, train=60, val=40)
+    monkeypatch.chdir(tmp_path)
+
+    def config(root: str) -> Config:
+        data = {"dataset": "own", "root": root, "size": 64}
+        return parse_config({**_alone(batch=8, epochs=1).model_dump(), "data": data}, "test")
+
+    trained = Run(config("own"), tmp_path / "run", device="cpu").train(stop_after=2, progress=False)
+    assert trained.config.data.root == str(tmp_path / "own")
+    for root in ("./own", str(tmp_path / "own"), "other/../own"):
+        Run(config(root), tmp_path / "run", device="cpu").train(stop_after=2, progress=False)
+    before = trained.recall()
+    (tmp_path / "own").rename(tmp_path / "moved")
+    with pytest.raises(ConfigError, match="no such folder"):
+        open_run(tmp_path / "run", device="cpu")
+    assert open_run(tmp_path / "run", data="moved", device="cpu").recall() == before
+    captions = next((tmp_path / "moved").rglob("*train*.*s*"))
+    captions.write_text(captions.read_text(encoding="utf-8").replace("sleeve", "collar"), encoding="utf-8")
+    for open_again in (
+        lambda: Run(config("moved"), tmp_path / "run", device="cpu").train(progress=False),
+        lambda: open_run(tmp_path / "run", data="moved", device="cpu"),
+    ):
+        with pytest.raises(ConfigError, match="fingerprint of the"):
+            open_again()
 
 
 def test_a_checkpoint_cut_short_is_named_and_the_one_before_still_loads(tmp_path) -> None:
