@@ -1,5 +1,6 @@
 # Everything that a person or a machine does with the book. `make` alone lists it.
 PROFILE ?= laptop
+CELL_TIMEOUT ?= 900
 PYTHON ?= python3
 PROFILES := smoke laptop gpu
 VENV := .venv
@@ -13,15 +14,17 @@ help: ## list these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 	@echo
 	@echo "PROFILE=smoke|laptop|gpu chooses how large the runs are (now: $(PROFILE))."
+	@echo "CELL_TIMEOUT=$(CELL_TIMEOUT) is how many seconds one cell may take: give more on a busy machine."
 
 setup: $(READY) ## make the virtual environment (the others do it when needed)
 
 $(READY): requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "The book needs Python 3.11 or later; name one: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' || \
+	  { echo "The book needs Python 3.11 to 3.14; name one: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet -r requirements.lock
-	$(RUN) -m pip install --quiet --no-deps -e .
+	@echo "Fetching about 3 GB of packages, torch first among them; once."
+	$(RUN) -m pip install -r requirements.lock
+	$(RUN) -m pip install --no-deps -e .
 	@touch $@
 
 check-profile:
@@ -29,14 +32,13 @@ check-profile:
 	  *) echo "There is no profile '$(PROFILE)'. Use one of: $(PROFILES)."; exit 2;; esac
 
 book: check-profile $(READY) ## execute the notebooks and build the site: _build/html/index.html
-	$(RUN) -m dwclib book --profile $(PROFILE)
+	$(RUN) -m dwclib book --profile $(PROFILE) --cell-timeout $(CELL_TIMEOUT)
 
 test: lint ## run all tests
 	$(RUN) -m pytest
 
 lab: $(READY) ## open the notebooks in JupyterLab
-	$(RUN) -m jupyterlab --notebook-dir=notebooks \
-	  --ServerApp.contents_manager_class=dwclib.book.lab.BookFiles $(LAB_OPTIONS)
+	$(RUN) -m dwclib lab -- $(LAB_OPTIONS)
 
 lint: $(READY) ## check style and types
 	$(RUN) -m ruff check .
@@ -51,8 +53,11 @@ format: $(READY) ## bring code and notebooks into the one form
 outputs: $(READY) ## execute the smoke profile and store the outputs that the tests compare
 	$(RUN) -m dwclib store-outputs
 
+# The conftest above, which checks every shape, would slow what is timed.
+BENCH := $(RUN) -m pytest tests/bench/compared.py --confcutdir tests/bench --benchmark-group-by=param:compared \
+  --benchmark-columns=median,iqr,rounds
 bench: $(READY) ## measure this machine: data/results/benchmarks/
-	$(RUN) -m dwclib bench
+	$(BENCH)
 
 results: $(READY) check-profile ## compute the experiments' missing rows, keep what notebooks measured: data/results/
 	$(RUN) -m dwclib experiment --profile $(PROFILE)
@@ -69,10 +74,10 @@ gpu-grid-%: gpu-ready # stops in time, with an error while rows are missing; the
 	$(RUN) -m dwclib experiment $* --profile gpu --device cuda --minutes 7
 
 gpu-bench-%: gpu-ready
-	$(RUN) -m dwclib bench --device cuda --only $*
+	$(BENCH) --device cuda --only $*
 
 gpu-%: gpu-ready
-	$(RUN) -m dwclib book --profile gpu --only $*
+	$(RUN) -m dwclib book --profile gpu --only $* --cell-timeout $(CELL_TIMEOUT)
 	$(RUN) -m dwclib results --profile gpu
 
 gpu-ready: $(READY)
@@ -84,5 +89,6 @@ lock: ## write requirements.lock anew from pyproject.toml
 	.cache/lock/bin/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \
 	  --fork-strategy fewest --no-header --no-annotate --quiet -o requirements.lock
 
-clean: ## remove what was built and cached, but for the environment
-	rm -rf _build .cache
+clean: ## remove _build/, .cache/, build/, dist/ and the tools' caches; not .venv/, nor runs/ of yours
+	rm -rf _build .cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -path ./$(VENV) -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +

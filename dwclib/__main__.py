@@ -103,12 +103,6 @@ def _parser() -> argparse.ArgumentParser:
     either.add_argument("--publish", metavar="RECIPE", help="keep it as the measured result of this recipe")
     _add_device(evaluate)
 
-    bench = _command(commands, "bench", _bench, "measure this machine, and keep the ratios")
-    bench.add_argument("--only", nargs="+", metavar="NAME", help="only these; the file keeps the others")
-    bench.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything runs")
-    bench.add_argument("--folder", type=Path, metavar="DIR", help="data/results/benchmarks by default")
-    _add_device(bench)
-
     pretrain = _command(commands, "pretrain", _pretrain, "train the book's CLIP or ResNet anew")
     pretrain.add_argument("network", choices=("clip", "cnn"))
     pretrain.add_argument("--folder", type=Path, metavar="DIR", help="data/clip or data/cnn by default")
@@ -190,13 +184,6 @@ def _results(options: argparse.Namespace) -> None:
     from dwclib.book.execute import Book, keep_results
 
     print(keep_results(Book(options.profile)))
-
-
-def _bench(options: argparse.Namespace) -> None:
-    from dwclib import bench
-
-    folder = options.folder or bench.FOLDER
-    print(bench.run(only=options.only, quick=options.quick, device=options.device, folder=folder))
 
 
 def _synthfashion(options: argparse.Namespace) -> None:

@@ -294,7 +294,7 @@ def _execute_one(book: Book, path: Path, values: dict[str, Any], cell_timeout: i
     made_from = book.print_of(path, values)  # taken first: an edit meanwhile makes it stale
     start = time.time()
     try:
-        with atomic(book.executed(path)) as target, _kernel_environment():
+        with atomic(book.executed(path)) as target, kernel_environment():
             papermill.execute_notebook(
                 _with_measure(path, target.with_suffix(".measured.ipynb")),
                 target,
@@ -343,7 +343,7 @@ def _source_number(path: Path, values: dict[str, Any], index: int) -> int:
 
 
 @contextmanager
-def _kernel_environment() -> Iterator[None]:
+def kernel_environment() -> Iterator[None]:
     """Keep a caller's MPLBACKEND from the kernels, where it would hide every figure, and let threads sleep.
 
     OpenMP's threads wait for each other by spinning; on a busy machine they take away the time that they

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import platform
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from jupyter_server.services.contents.largefilemanager import AsyncLargeFileManager
 
+from dwclib.book.execute import kernel_environment
 from dwclib.book.notebooks import normalised
 
 
@@ -22,7 +23,8 @@ class BookFiles(AsyncLargeFileManager):
         """Return a file or a folder, as JupyterLab asks for it."""
         model: dict[str, Any] = await super().get(path, *options, **named)
         if _is_ours(path) and model["content"] and model["type"] == "notebook":
-            model["content"]["metadata"]["language_info"]["version"] = platform.python_version()
+            language = model["content"]["metadata"].setdefault("language_info", {})
+            language["version"] = platform.python_version()
         return model
 
     async def save(self, model: dict[str, Any], path: str = "") -> dict[str, Any]:
@@ -31,6 +33,27 @@ class BookFiles(AsyncLargeFileManager):
             normalised(model["content"])
         saved: dict[str, Any] = await super().save(model, path)
         return saved
+
+
+def open_lab(root: Path, *options: str) -> None:
+    """Open JupyterLab at the notebooks of a checkout, with recipes and library in reach, until it is stopped.
+
+    Parameters
+    ----------
+    root : the checkout.
+    *options : JupyterLab's own; they win.
+    """
+    from jupyterlab.labapp import LabApp
+
+    given = {option.partition("=")[0] for option in options}
+    ours = {
+        "--ServerApp.root_dir": root,
+        "--LabApp.default_url": "/lab/tree/notebooks",
+        "--ServerApp.contents_manager_class": f"{BookFiles.__module__}.{BookFiles.__name__}",
+        "--KernelManager.transport_encryption": "auto",  # or each kernel warns of it
+    }
+    with kernel_environment():
+        LabApp.launch_instance([*(f"{k}={v}" for k, v in ours.items() if k not in given), *options])
 
 
 def _is_ours(path: str) -> bool:

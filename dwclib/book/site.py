@@ -6,11 +6,15 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import yaml
+
+from dwclib.book.address import address_of, is_stamped
 from dwclib.book.execute import Book, BookError, execute
 from dwclib.book.notebooks import Notebook, read_notebook, source_of, tags_of, write_notebook
 from dwclib.book.pages import write_pages
-from dwclib.files import atomic, fingerprint
+from dwclib.files import atomic, fingerprint, read_yaml
 
 
 def build(book: Book, *, cell_timeout: int = 900) -> Path:
@@ -55,12 +59,34 @@ def _stage(book: Book, executed: list[Path]) -> Path:
     with atomic(book.build / "stage") as stage:
         shutil.copytree(book.root / "book", stage / "book")
         shutil.copytree(book.root / "data", stage / "data", ignore=shutil.ignore_patterns("*.safetensors"))
-        for name in ("_config.yml", "_toc.yml"):
-            shutil.copy(book.root / name, stage / name)
+        shutil.copy(book.root / "_toc.yml", stage)
+        config = yaml.safe_dump(_config(book), sort_keys=False, allow_unicode=True)
+        (stage / "_config.yml").write_text(config, encoding="utf-8")
         for path in executed:
             write_notebook(stage / "notebooks" / path.name, _staged(read_notebook(path)))
         write_pages(stage / "book", executed, listed=(stage / "_toc.yml").read_text(encoding="utf-8"))
     return book.build / "stage"
+
+
+def _config(book: Book) -> dict[str, Any]:
+    """Return the site's configuration, with buttons only where they lead to something."""
+    config, address = read_yaml(book.root / "_config.yml") or {}, address_of(book.root)
+    if not address:
+        return config
+    buttons = {"notebook_interface": "jupyterlab"}
+    if address.startswith("https://github.com/"):
+        buttons["binderhub_url"] = "https://mybinder.org"
+        if all(is_stamped(read_notebook(path), address) for path in book.notebooks):
+            buttons["colab_url"] = "https://colab.research.google.com"
+        else:
+            print(
+                f"No button for Colab: run 'make outputs' to name {address} in the notebooks", file=sys.stderr
+            )
+    return config | {
+        "repository": {"url": address, "branch": "main"},
+        "launch_buttons": buttons,
+        "html": config.get("html", {}) | {"use_repository_button": True, "use_issues_button": True},
+    }
 
 
 def _staged(notebook: Notebook) -> Notebook:

@@ -1,15 +1,18 @@
 import json
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 from filelock import FileLock, Timeout
 
 from dwclib import files
 from dwclib.__main__ import main
 from dwclib.book import execute as book
 from dwclib.book import site
+from dwclib.book.address import address_of, setup_source, stamped
 from dwclib.book.check import problems
 from dwclib.book.execute import Book, BookError
 from dwclib.book.notebooks import declared_parameters, stamp_of
@@ -162,13 +165,16 @@ def test_a_failing_cell_has_its_number_in_the_source(root):
         book.execute(Book("smoke", root), only="01")
 
 
-def test_figures_are_drawn_into_the_notebook_whatever_backend_the_caller_has(root, monkeypatch):
+def test_figures_are_drawn_whatever_backend_the_caller_has_and_threads_wait_asleep(root, monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "agg")
-    put(root, "01_first", notebook(cell("import matplotlib.pyplot as plt\nplt.plot([1, 2]);")))
+    code = "import os, torch\nprint(os.environ['OMP_WAIT_POLICY'], torch.get_num_threads(), 'threads')"
+    put(root, "01_first", notebook(cell(code), cell("import matplotlib.pyplot as plt\nplt.plot([1, 2]);")))
+    before = dict(os.environ)
     (first,) = book.execute(Book("smoke", root), only="01")
+    assert f"PASSIVE {torch.get_num_threads()} threads" in streams(first)
+    assert dict(os.environ) == before
     outputs = get(first)["cells"][-1]["outputs"]
     assert any("image/png" in output.get("data", {}) for output in outputs)
-    assert os.environ["MPLBACKEND"] == "agg"
 
 
 def test_what_changes_while_a_notebook_runs_makes_it_stale(root):
@@ -244,23 +250,12 @@ def test_a_damaged_notebook_is_used_as_it_is_or_told(root):
     assert told > 100
 
 
-def test_a_damaged_executed_copy_is_made_anew(root):
-    smoke = Book("smoke", root)
-    (done,) = book.execute(smoke, only="01")
-    done.write_text(done.read_text()[:100])
-    book.execute(smoke, only="01")
-    assert "epochs > 0: True" in streams(done)
-
-
-def test_a_notebooks_threads_wait_asleep_and_are_as_many_as_ever(root):
-    code = "import os, torch\nprint(os.environ['OMP_WAIT_POLICY'], torch.get_num_threads())"
-    put(root, "01_first", notebook(cell(code)))
-    before = dict(os.environ)
-    (done,) = book.execute(Book("smoke", root), only="01")
-    import torch
-
-    assert f"PASSIVE {torch.get_num_threads()}" in streams(done)
-    assert dict(os.environ) == before
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"cells": [], "metadata": {"dwc_book": 1}}'])
+def test_a_damaged_executed_copy_is_not_fresh(root, content):
+    smoke, path = Book("smoke", root), root / "notebooks" / "01_first.ipynb"
+    smoke.executed(path).parent.mkdir(parents=True)
+    smoke.executed(path).write_text(content)
+    assert not smoke.is_fresh(path, {})
 
 
 def test_only_the_named_notebook_is_executed(root):
@@ -363,6 +358,61 @@ def test_the_site_has_stamps_and_is_built_once(root, monkeypatch):
     assert (
         "[A question?](../notebooks/01_first.ipynb)" in (root / "_build/stage/book/execution.md").read_text()
     )
+
+
+SETUP_CELL = cell(setup_source(), "setup", "remove-cell")
+REMOTES = {
+    "git@github.com:me/my.book.git": "https://github.com/me/my.book",
+    "https://token@github.com/me/book": "https://github.com/me/book",
+    "ssh://git@git.example.org:2222/me/book.git": "https://git.example.org/me/book",
+    "/srv/git/book.git": "",
+    "file:///srv/git/book": "",
+}
+
+
+@pytest.mark.parametrize("remote", REMOTES)
+def test_the_address_is_the_git_remotes(root, remote, monkeypatch):
+    monkeypatch.delenv("GITHUB_REPOSITORY", raising=False)
+    assert address_of(root) == ""
+    for command in (["init", "-q"], ["remote", "add", "origin", remote]):
+        subprocess.run(["git", "-C", root, *command], check=True)
+    assert address_of(root) == REMOTES[remote]
+
+
+def test_no_button_leads_into_the_void(root, monkeypatch, capsys):
+    for number in ("01_first", "02_second"):
+        put(root, number, notebook(setup=SETUP_CELL))
+    (root / "_config.yml").write_text("title: A book\nhtml: {favicon: x.svg}\n")
+    monkeypatch.delenv("GITHUB_REPOSITORY", raising=False)
+    assert site._config(Book("smoke", root)) == {"title": "A book", "html": {"favicon": "x.svg"}}
+    monkeypatch.setenv("GITHUB_REPOSITORY", "me/book")
+    config = site._config(Book("smoke", root))
+    assert config["repository"]["url"] == "https://github.com/me/book"
+    assert config["html"] == {"favicon": "x.svg", "use_repository_button": True, "use_issues_button": True}
+    assert "binderhub_url" in config["launch_buttons"]
+    assert "colab_url" not in config["launch_buttons"]
+    assert "make outputs" in capsys.readouterr().err
+    for path in Book("smoke", root).notebooks:
+        path.write_text(json.dumps(stamped(get(path), "https://github.com/me/book")))
+    assert "colab_url" in site._config(Book("smoke", root))["launch_buttons"]
+    monkeypatch.setenv("GITHUB_REPOSITORY", "you/fork")
+    assert "colab_url" not in site._config(Book("smoke", root))["launch_buttons"]
+
+
+def test_an_address_leaves_a_notebook_fresh_and_stays_where_none_is_known(root):
+    smoke, path = Book("smoke", root), root / "notebooks" / "01_first.ipynb"
+    put(root, "01_first", notebook(setup=SETUP_CELL))
+    before = smoke.print_of(path, {})
+    path.write_text(json.dumps(stamped(get(path), "https://github.com/me/book")))
+    assert "git+https://github.com/me/book" in path.read_text()
+    assert smoke.print_of(path, {}) == before
+    assert stamped(get(path), "") == get(path)
+
+
+def test_the_first_cell_does_nothing_where_dwclib_is_and_says_what_to_do_where_it_is_not():
+    exec(setup_source(), {})
+    with pytest.raises(ModuleNotFoundError, match="README"):
+        exec(setup_source().replace('"dwclib")', '"no_such_package")'), {})
 
 
 def test_a_warning_of_jupyter_book_stops_the_build(root, capsys):
