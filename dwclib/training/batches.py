@@ -105,7 +105,7 @@ def _check_shared_memory(found: _BatchesOf, workers: int) -> None:
     free = shutil.disk_usage(SHARED_MEMORY).free
     if need > free:
         raise ConfigError(
-            f"{workers} workers need {need / 1e6:,.0f} MB in {SHARED_MEMORY}, which has {free / 1e6:,.0f} MB",
+            f"{workers} workers need {need / 1e6:,.1f} MB in {SHARED_MEMORY}, which has {free / 1e6:,.1f}",
             where="training.workers",
             remedy="Use workers: 0, or give the container more (docker run --shm-size=2g).",
         )
