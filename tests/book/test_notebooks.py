@@ -1,17 +1,29 @@
 """The real notebooks: their form, their outputs, and their exercises' solutions, executed."""
 
+import ast
 import json
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
+from dwclib.book.address import SETUP
 from dwclib.book.check import problems
 from dwclib.book.execute import Book, prepare
-from dwclib.book.notebooks import CHECKED, SOLUTION, read_notebook, stamp_of
+from dwclib.book.notebooks import (
+    CHECKED,
+    SOLUTION,
+    declared_parameters,
+    read_notebook,
+    source_of,
+    stamp_of,
+    tags_of,
+)
+from dwclib.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 BOOK = Book("smoke")
@@ -30,6 +42,53 @@ def checked_cells(path):
 def test_the_notebooks_are_in_form():
     assert len(BOOK.notebooks) >= 6
     assert problems(BOOK) == []
+
+
+def code_of(path):
+    """Return the trees of a notebook's code cells, without the one that installs."""
+    cells = [c for c in read_notebook(path)["cells"] if c["cell_type"] == "code" and SETUP not in tags_of(c)]
+    return [(tags_of(cell), ast.parse(source_of(cell))) for cell in cells]
+
+
+@pytest.mark.parametrize("path", BOOK.notebooks, ids=lambda path: path.stem)
+def test_an_assertion_says_what_it_means(path):
+    nodes = [node for _, tree in code_of(path) for node in ast.walk(tree)]
+    silent = [ast.unparse(node) for node in nodes if isinstance(node, ast.Assert) and node.msg is None]
+    assert silent == []
+
+
+@pytest.mark.parametrize("path", BOOK.notebooks, ids=lambda path: path.stem)
+def test_a_check_tells_an_answer_that_is_not_right_in_a_sentence(path):
+    defined = [node for _, tree in code_of(path) for node in tree.body if isinstance(node, ast.FunctionDef)]
+    checks = [node for node in defined if node.name.startswith("check_")]
+    assert len(checks) >= 2
+    assert all(ast.unparse(node.decorator_list[0]) == "exercise" for node in checks)
+
+
+@pytest.mark.parametrize("path", BOOK.notebooks, ids=lambda path: path.stem)
+def test_a_parameter_that_cannot_be_used_is_told_before_any_work(path):
+    (limits,) = [tree for _, tree in code_of(path) if "check_least(" in ast.unparse(tree)]
+    usable, limits = declared_parameters(path), compile(limits, path.name, "exec")
+    exec(limits, dict(usable))
+    for name in (name for name, value in usable.items() if not isinstance(value, str)):
+        for silly in (-1, "a", float("nan")):
+            with pytest.raises(ConfigError, match=rf"{name} = "):
+                exec(limits, usable | {name: silly})
+
+
+CITED = re.compile(r"\[(\w+) et al\., (\d{4})\]\(([^)]+)\)")
+ENTRIES = (ROOT / "book" / "references.bib").read_text().split("\n@")
+
+
+def test_a_citation_is_a_name_and_a_link_and_stands_in_the_bibliography():
+    known = {
+        (re.search(r"author\s*= {(\w+),", entry)[1], re.search(r"year\s*= {(\d+)}", entry)[1],
+         re.search(r"url\s*= {(.+)}", entry)[1])
+        for entry in ENTRIES
+    }  # fmt: skip
+    prose = [source_of(c) for path in BOOK.notebooks for c in read_notebook(path)["cells"]]
+    cited = {match for text in prose for match in CITED.findall(text)}
+    assert cited == known
 
 
 def test_they_are_numbered_and_all_in_the_table_of_contents():
@@ -93,6 +152,18 @@ def test_the_whole_book_runs_with_the_smoke_profile(smoke_site):
         assert len(solved) >= 2
         assert all(cell["execution_count"] for cell in solved)
     assert (smoke_site / "index.html").exists()
+
+
+@pytest.mark.parametrize("path", BOOK.notebooks, ids=lambda path: path.stem)
+def test_no_output_warns_or_names_a_path_of_this_machine(path, smoke_site):
+    outputs = [o for c in read_notebook(BOOK.executed(path))["cells"] for o in c.get("outputs", [])]
+    texts = ["".join(o.get("text", "")) for o in outputs]
+    texts += [
+        "".join(o.get("data", {}).get(kind, "")) for o in outputs for kind in ("text/plain", "text/html")
+    ]
+    for text in texts:
+        assert "Warning" not in text
+        assert not any(f"{folder}/" in text for folder in (ROOT, Path.home(), tempfile.gettempdir()))
 
 
 def test_a_second_build_executes_nothing(smoke_site):

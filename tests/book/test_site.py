@@ -2,14 +2,9 @@
 
 import functools
 import http.server
-import json
 import re
-import socket
 import subprocess
-import sys
 import threading
-import time
-import urllib.request
 from pathlib import Path
 
 import pytest
@@ -172,35 +167,3 @@ def test_search_finds_the_method(visit):
     page.goto(page.url + "?q=combiner", wait_until="load")
     page.wait_for_selector("#search-results li a")
     assert page.locator("#search-results li").count() >= 1
-
-
-def test_make_lab_starts_a_server_that_answers():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    token = "reader"
-    options = (
-        f"--no-browser --allow-root --port={port} --ServerApp.port_retries=0 --IdentityProvider.token={token}"
-    )
-    with subprocess.Popen(
-        ["make", "lab", f"LAB_OPTIONS={options}"], cwd=ROOT, stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL, start_new_session=True,
-    ) as server:  # fmt: skip
-        try:
-            answer = ask(f"http://127.0.0.1:{port}/api/contents?token={token}")
-        finally:
-            subprocess.run(
-                [sys.executable, "-c", f"import os, signal; os.killpg({server.pid}, signal.SIGTERM)"]
-            )
-    names = {entry["name"] for entry in answer["content"]}
-    assert {f"{Path(name).name}.ipynb" for name in NOTEBOOKS} <= names
-
-
-def ask(url, seconds=60):
-    for _ in range(seconds):
-        try:
-            with urllib.request.urlopen(url, timeout=5) as answer:
-                return json.load(answer)
-        except OSError:
-            time.sleep(1)
-    raise AssertionError(f"{url} does not answer")

@@ -1,0 +1,104 @@
+"""The book in JupyterLab: its notebooks opened, read and saved in a real browser."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from dwclib.book.execute import Book
+from dwclib.book.notebooks import read_notebook
+
+ROOT = Path(__file__).resolve().parents[2]
+NOTEBOOKS = Book("smoke").notebooks
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+         "--disable-background-networking", "--disable-component-update"]  # fmt: skip
+SEEN = """() => ({
+  dirty: document.querySelectorAll('.lm-TabBar-tab.jp-mod-dirty').length,
+  red: document.querySelectorAll('mjx-merror, merror').length,
+  title: document.querySelector('.jp-MarkdownOutput blockquote strong')?.innerText,
+})"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Copy the notebooks: what is saved here changes nothing in git."""
+    return shutil.copytree(ROOT / "notebooks", tmp_path_factory.mktemp("lab") / "notebooks")
+
+
+@pytest.fixture(scope="module")
+def lab(folder):
+    """Start JupyterLab as a reader does, over the copies; return its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = (
+        f"--no-browser --allow-root --port={port} --ServerApp.port_retries=0 --IdentityProvider.token= "
+        f"--ServerApp.root_dir={folder}"
+    )
+    with subprocess.Popen(
+        ["make", "-o", ".venv/.ready", "lab", f"LAB_OPTIONS={options}"], cwd=ROOT, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL, start_new_session=True,
+    ) as server:  # fmt: skip
+        yield f"http://127.0.0.1:{port}"
+        os.killpg(server.pid, signal.SIGTERM)
+
+
+def ask(url, seconds=60):
+    for _ in range(seconds):
+        try:
+            with urllib.request.urlopen(url, timeout=5) as answer:
+                return json.load(answer)
+        except OSError:
+            time.sleep(1)
+    raise AssertionError(f"{url} does not answer")
+
+
+def test_make_lab_shows_every_notebook(lab):
+    names = {entry["name"] for entry in ask(f"{lab}/api/contents")["content"]}
+    assert {path.name for path in NOTEBOOKS} <= names
+
+
+@pytest.fixture(scope="module")
+def page(lab, chromium):
+    from playwright.sync_api import sync_playwright
+
+    ask(f"{lab}/api/status")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        yield browser.new_page(viewport={"width": 1200, "height": 900})
+        browser.close()
+
+
+def folded(path):
+    cells = read_notebook(path)["cells"]
+    return sum(cell["metadata"].get("jupyter", {}).get("source_hidden", False) for cell in cells)
+
+
+@pytest.mark.parametrize("path", [NOTEBOOKS[4], NOTEBOOKS[14]], ids=lambda path: path.stem)
+def test_a_notebook_opens_unmodified_reads_well_and_saves_without_a_difference(page, lab, folder, path):
+    copy = folder / path.name
+    before, written = copy.read_bytes(), copy.stat().st_mtime_ns
+    page.goto(f"{lab}/lab/tree/{path.name}?reset", wait_until="load")
+    page.wait_for_selector(".jp-NotebookPanel .jp-MarkdownOutput", timeout=120_000)
+    page.wait_for_selector("text=/Python 3 .*Idle/", timeout=120_000)
+    page.wait_for_function(
+        f"() => document.querySelectorAll('.jp-InputPlaceholder').length == {folded(path)}"
+    )
+    seen = page.evaluate(SEEN)
+    assert seen["title"] == "In this notebook"
+    assert (seen["dirty"], seen["red"]) == (0, 0)
+    page.click(".jp-NotebookPanel .jp-MarkdownOutput")
+    page.keyboard.press("Control+s")
+    for _ in range(100):
+        if copy.stat().st_mtime_ns > written:
+            break
+        time.sleep(0.2)
+    assert copy.stat().st_mtime_ns > written, "it was not saved"
+    assert copy.read_bytes() == before
