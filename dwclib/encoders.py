@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -260,11 +261,10 @@ def features_of(
     model = clip.identity()
     texts = dataset.texts() if texts is None else list(texts)
     key = fingerprint(model, np.ascontiguousarray(pictures).data.cast("B"))  # read, not copied
-    n = len(pictures)
     return Features(
-        images=_cached(key, n, lambda: clip.encode_images(pictures)),
-        texts=_cached(fingerprint(model, texts), len(texts), lambda: clip.encode_texts(texts)),
-        mirrored=_cached(f"{key}-mirrored", n, lambda: clip.encode_images(pictures[:, :, ::-1]))
+        images=_cached(key, lambda: clip.encode_images(pictures)),
+        texts=_cached(fingerprint(model, texts), lambda: clip.encode_texts(texts)),
+        mirrored=_cached(f"{key}-mirrored", lambda: clip.encode_images(pictures[:, :, ::-1]))
         if mirrored
         else None,
     )
@@ -287,41 +287,34 @@ def _cut(tokenizer: Any, texts: Sequence[str], tokens: Int[Tensor, "texts contex
     return int((wider[:, -2] != tokens[full, -1]).sum())
 
 
-def _cached(
-    key: str, rows: int, compute: Callable[[], Float[Tensor, "n clip_dim"]]
-) -> Float[Tensor, "n clip_dim"]:
+def _cached(key: str, compute: Callable[[], Float[Tensor, "n clip_dim"]]) -> Float[Tensor, "n clip_dim"]:
     from safetensors.torch import save_file
 
     path = cache_folder("features") / f"{key}.safetensors"
-    features = _stored(path, rows) if path.is_file() else None
-    if features is None:
-        features = compute()
-        if not features.isfinite().all():
-            raise FeatureError(
-                "CLIP's features are not finite",
-                where=path.name,
-                remedy="Check the weights and their precision.",
-            )
-        with atomic(path) as target:
-            save_file({"features": features.clone()}, target, {"checksum": _checksum(path, features)})
+    if path.is_file() and (stored := _stored(path)) is not None:
+        return stored
+    features = compute()
+    if not features.isfinite().all():
+        problem, remedy = "CLIP's features are not finite", "Check its weights."
+        raise FeatureError(problem, where=path.name, remedy=remedy)
+    with atomic(path) as target:
+        save_file({"features": features.clone()}, target, {"checksum": _checksum(path, features)})
     return features
 
 
-def _stored(path: Path, rows: int) -> Float[Tensor, "n clip_dim"] | None:
-    """Return the features in a file, or None, with a warning, where they are not what was written."""
+def _stored(path: Path) -> Float[Tensor, "n clip_dim"] | None:
+    """Return the features in a file, or None, with a warning, where they are not what was written there."""
     from safetensors import SafetensorError, safe_open
 
-    try:
+    with suppress(OSError, ValueError, TypeError, RuntimeError, SafetensorError):
         with safe_open(path, framework="pt") as file:
             features, told = file.get_tensor("features"), file.metadata() or {}
-        whole = told.get("checksum") == _checksum(path, features) and len(features) == rows
-    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError):
-        whole = False
-    if whole:
-        return features
+        if told.get("checksum") == _checksum(path, features):
+            return features
     warnings.warn(f"{path}: these stored features are damaged; they are computed anew.", stacklevel=4)
     return None
 
 
 def _checksum(path: Path, features: Tensor) -> str:
+    """Return what a whole file says of itself: name, and with it the input; type, shape and numbers."""
     return fingerprint(path.name, str(features.dtype), list(features.shape), features.numpy().tobytes())

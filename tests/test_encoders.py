@@ -110,7 +110,7 @@ def damaged(content: bytes) -> dict[str, bytes]:
     header = json.loads(content[8 : 8 + size])
     rng = np.random.default_rng(0)
     found = {f"first {n} bytes": content[:n] for n in (0, 7, 8, 60, len(content) // 2, len(content) - 4)}
-    for place in map(int, rng.integers(0, len(content), 60)):
+    for place in map(int, rng.integers(0, len(content), 25)):
         flipped = bytearray(content)
         flipped[place] ^= 1 << int(rng.integers(8))
         found[f"a bit of byte {place}"] = bytes(flipped)
@@ -136,7 +136,7 @@ def test_damaged_features_are_computed_anew(clip, world, tmp_path):
     first = features_of(clip, world, world.pictures)
     paths = list((tmp_path / "features").iterdir())
     whole = [path.read_bytes() for path in paths]
-    assert len(damaged(whole[0])) > 70
+    assert len(damaged(whole[0])) > 30
     for how, content in damaged(whole[0]).items():
         paths[0].write_bytes(content)
         with pytest.warns(UserWarning, match="damaged; they are computed anew") as told:
