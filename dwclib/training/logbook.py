@@ -78,7 +78,8 @@ class Logbook:
             self.run.accelerator.log({k: v for k, v in row.items() if k != "step"}, step=row["step"])
         self.step, self.losses = int(rows["step"].iloc[-1]), []
         self.shown |= {name: f"{table[-1, i]:.2f}" for i, name in enumerate(names)}
-        self.bar.set_postfix(self.shown | {"pictures/s": f"{speed:.0f}"})
+        self.shown["pictures/s"] = f"{speed:.0f}"
+        self.bar.set_postfix(self.shown)
 
     def recall(self, epoch: int, found: Mapping[str, Mapping[int, float]]) -> None:
         """Write the recalls of an epoch."""
@@ -90,6 +91,7 @@ class Logbook:
         values = {f"{row['stream']} {k}": v for row in rows for k, v in row.items() if k.startswith("R@")}
         self.run.accelerator.log(values, step=self.step)
         self.shown |= {name: f"{value:.1f}" for name, value in rows[-1].items() if name == "R@10"}
+        self.bar.set_postfix(self.shown)
 
     def close(self) -> None:
         """End the bar and TensorBoard's file."""

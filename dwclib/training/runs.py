@@ -140,7 +140,7 @@ class Run:
         check_same(state["identity"], words, chosen)
         load_model(self.model, state["model"], chosen)
         self.model.eval()
-        self.restored = step_of(chosen)
+        self.restored, self.is_best = step_of(chosen), which == "best" and best > 0
         return self
 
     def embedded(self, split: Split | None = None) -> dict[str, Embedded]:
@@ -166,12 +166,11 @@ class Run:
         return self.evaluation.dataset.standing()
 
     def chosen(self) -> str:
-        """Say after which epoch the model's weights were saved."""
+        """Say after which epoch the model's weights were saved, and why it is this one."""
         epoch, rest = divmod(self.restored, self.steps_per_epoch)
-        trained = step_of(checkpoints(self.folder)[-1]) // self.steps_per_epoch
-        if rest:
-            return f"step {self.restored}, within epoch {epoch + 1}"
-        return f"epoch {epoch} of {trained}, chosen on {self.config.training.select_on} queries"
+        when = f"step {self.restored}, within epoch {epoch + 1}" if rest else f"epoch {epoch}"
+        reason = f"chosen on {self.config.training.select_on} queries" if self.is_best else "the last"
+        return f"{when} of {self.config.training.epochs}, {reason}"
 
     def read(self, pictures: UInt8[np.ndarray, "images h w 3"], texts: Sequence[str]) -> dict[str, Features]:
         """Return what each stream reads of pictures and texts that stand in no dataset."""
@@ -263,10 +262,10 @@ def shared_run(config: Config, *, device: str | None = None, progress: bool = Tr
 def _check_machine(config: Config, folder: Path, device: str | None) -> None:
     """Check what is asked of the machine before anything is loaded."""
     check_device(device)
-    if not checkpoints(folder):  # a finished run may be read where nothing can be written
-        check_writable(folder)
     on_cpu = device == "cpu" or not torch.cuda.is_available()
     if config.training.precision == "fp16" and on_cpu:
         raise ConfigError(
             "fp16 needs a GPU", where="training.precision", remedy="Use auto, bf16 or float32 on a CPU."
         )
+    if not checkpoints(folder):  # a finished run may be read where nothing can be written
+        check_writable(folder)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +19,9 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from filelock import FileLock
 
+from dwclib.__main__ import main
 from dwclib.data import datasets
 from dwclib.errors import CheckpointError, ConfigError, DwcError, TrainingError
 from dwclib.training.checkpoints import checkpoints, load_checkpoint, name_of, save_checkpoint
@@ -313,6 +318,116 @@ def test_a_run_goes_on_and_is_evaluated_wherever_its_data_is(tmp_path, monkeypat
     ):
         with pytest.raises(ConfigError, match="fingerprint of the"):
             open_again()
+
+
+@pytest.mark.parametrize("name", ["log.csv", "recall.csv"])
+@pytest.mark.parametrize("content", ["", 'step,epoch\n"', "what\n1\n", "step,epoch\none,two\n"])
+def test_a_damaged_table_is_told_and_can_be_removed(copy: Path, name: str, content: str) -> None:
+    (copy / name).write_text(content)
+    run = _again(copy, epochs=3)
+    for use in (lambda: run.train(progress=False), lambda: run.log if name == "log.csv" else run.recalls):
+        with pytest.raises(CheckpointError, match=rf"{name}: the table cannot be read .* remove it"):
+            use()
+    (copy / name).unlink()
+    assert run.train(progress=False).is_finished
+
+
+def test_a_row_cut_short_is_forgotten(copy: Path) -> None:
+    before = _losses_of_one(copy)
+    with (copy / "log.csv").open("a") as file:
+        file.write("1")  # of 13
+    _again(copy, epochs=3).train(stop_after=14, progress=False)
+    found = _losses_of_one(copy)
+    assert list(found["step"]) == list(range(1, 15))
+    pd.testing.assert_frame_equal(found.iloc[:12], before, check_exact=True)
+
+
+def _losses_of_one(folder: Path) -> pd.DataFrame:
+    return pd.read_csv(folder / "log.csv", float_precision="round_trip")[["step", "loss_clip"]]
+
+
+def test_damaged_descriptions_are_told_or_mended_and_copies_of_checkpoints_passed_over(copy: Path) -> None:
+    last = checkpoints(copy)[-1]
+    shutil.copytree(last, copy / f"{last.name}.bak")
+    (copy / "step-00000099").touch()
+    for name in ("config.json", "vocabulary.json"):
+        (copy / name).write_text("")
+    with pytest.raises(ConfigError, match=r"config\.json: it cannot be read"):
+        open_run(copy, device="cpu")
+    assert _again(copy).train(progress=False).is_finished
+    assert open_run(copy, device="cpu").vocabulary.words == tuple(
+        json.loads((copy / "vocabulary.json").read_text())
+    )
+
+
+def test_a_checkpoint_under_another_step_is_refused(copy: Path) -> None:
+    last = checkpoints(copy)[-1]
+    last.rename(copy / "step-00000099")
+    with pytest.raises(CheckpointError, match=f"it was written as {last.name}"):
+        _again(copy, epochs=30)
+
+
+@pytest.mark.parametrize("device", ["cuda", "gpu"])
+def test_a_device_that_is_not_there_is_told(tmp_path, device: str) -> None:
+    if device == "cuda" and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(ConfigError, match=r"device: .* Use cpu"):
+        Run(_alone(), tmp_path / "run", device=device)
+
+
+def test_what_the_machine_cannot_do_is_told_before_anything_is_loaded(tmp_path) -> None:
+    with pytest.raises(ConfigError, match="fp16 needs a GPU"):
+        _again(tmp_path / "run", precision="fp16")
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ConfigError, match="cannot be written"):
+            _again(folder)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_second_program_waits_for_a_shared_run(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("DWC_CACHE", str(tmp_path))
+    config = _alone(epochs=1)
+    first = shared_run(config, device="cpu", progress=False)
+    told, holds = [], threading.Event()
+
+    def hold_until_told() -> None:
+        with FileLock(first.folder / ".lock"):
+            holds.set()
+            for _ in range(1200):
+                told.append(capsys.readouterr().err)
+                if "waiting" in told[-1]:
+                    return
+                time.sleep(0.05)
+
+    threading.Thread(target=hold_until_told).start()
+    holds.wait()
+    second = shared_run(config, device="cpu", progress=False)
+    assert second.recall() == first.recall()
+    assert "another process trains this run; waiting for it" in "".join(told)
+
+
+def test_a_shared_run_shows_a_bar_without_widgets(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("DWC_CACHE", str(tmp_path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        shared_run(_alone(epochs=1), device="cpu", progress=True)
+    assert re.search(r"train: 100%.* 6/6 .*R@10=", capsys.readouterr().err)
+
+
+def test_the_model_says_which_epoch_it_is_of(copy: Path, capsys) -> None:
+    best = load_checkpoint(checkpoints(copy)[-1])["position"]["best"] // 6
+    assert main(["evaluate", str(copy), "--device", "cpu"]) == 0
+    assert capsys.readouterr().out.startswith(f"weights of epoch {best} of 2, chosen on validation queries\n")
+    assert _again(copy).restore("last").chosen() == "epoch 2 of 2, the last"
+
+
+def test_the_shell_tells_a_full_disk_in_one_line(copy: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(
+        "dwclib.training.runs.open_run", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left"))
+    )
+    assert main(["evaluate", str(copy)]) == 2
+    assert capsys.readouterr().err == "error: [Errno 28] No space left\n"
 
 
 def test_a_checkpoint_cut_short_is_named_and_the_one_before_still_loads(tmp_path) -> None:
