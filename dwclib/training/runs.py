@@ -69,11 +69,13 @@ class Run:
     def __init__(self, config: Config, folder: Path | str, *, device: str | None = None) -> None:
         self.config, self.folder = config.resolved(), Path(folder)
         with distributed.one_voice(self.folder):
-            _check_machine(config, self.folder, device)
+            _check_machine(config, device)
             self.accelerator = distributed.accelerator(self.folder, device=device)
             self._check_shares()
             if found := checkpoints(self.folder):
                 check_same(look_into(found[-1], "identity"), self.config.choices(), self.folder)
+            elif self.accelerator.is_main_process:  # a run may be read where nothing can be written
+                check_writable(self.folder)
             with self.accelerator.local_main_process_first():
                 self.vocabulary, self.training, self.validation, self.evaluation, self.identity = load_splits(
                     self.config, str(self.accelerator.device)
@@ -259,7 +261,7 @@ def shared_run(config: Config, *, device: str | None = None, progress: bool = Tr
     return run.train(progress=progress, patient=True)
 
 
-def _check_machine(config: Config, folder: Path, device: str | None) -> None:
+def _check_machine(config: Config, device: str | None) -> None:
     """Check what is asked of the machine before anything is loaded."""
     check_device(device)
     on_cpu = device == "cpu" or not torch.cuda.is_available()
@@ -267,5 +269,3 @@ def _check_machine(config: Config, folder: Path, device: str | None) -> None:
         raise ConfigError(
             "fp16 needs a GPU", where="training.precision", remedy="Use auto, bf16 or float32 on a CPU."
         )
-    if not checkpoints(folder):  # a finished run may be read where nothing can be written
-        check_writable(folder)
