@@ -115,7 +115,7 @@ def _found(place: Path, names: set[str], prefer: str) -> dict[str, str]:
     for photo in photos_below(place):
         if (stem := _stem(photo.name)) in by_stem:
             by_stem[stem].append(photo)
-    found = {name: _fitting(f"/{name}", by_stem[_stem(name)], place.name, prefer) for name in names}
+    found = {name: _fitting(name, by_stem[_stem(name)], place.name, prefer) for name in names}
     if several := sorted(name for name, paths in found.items() if len(paths) > 1 and not _same(paths)):
         first, second = sorted(found[several[0]])[:2]
         raise DatasetError(
@@ -132,7 +132,9 @@ def _stem(name: str) -> str:
 
 def _fitting(name: str, photos: list[Photo], place: str, prefer: str) -> list[str]:
     """Return the files whose path ends with a name; preferred ones alone where there are any."""
-    fitting = [photo for photo in photos if f"/{place}/{photo.name}".endswith(name)]
+    fitting = [
+        photo for photo in photos if photo.name == name or f"/{place}/{photo.name}".endswith(f"/{name}")
+    ]
     if len(fitting) < 2:
         return [photo.path for photo in fitting]
     return [photo.path for photo in fitting if f"/{prefer}/" in f"/{photo.name}"] or [p.path for p in fitting]

@@ -1,65 +1,100 @@
-"""A store of images that are made once: one uint8 array on disk, filled in parallel, resumable."""
+"""Photos as cameras and shops make them, and a store of images that are made once."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import os
 import shutil
-from collections.abc import Callable, Sequence
+import stat
+import time
+import warnings
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
 
-from dwclib.data.triplets import check_image_ids
 from dwclib.errors import DatasetError
-from dwclib.files import atomic, fingerprint
+from dwclib.files import atomic, fingerprint, writable
 
+if TYPE_CHECKING:
+    from PIL import Image
+
+PATIENCE = 3.0  # seconds after which the making of images shows a bar
 CHUNK = 500  # images that one task makes, and that an interruption can lose
-MAX_PIXELS = 80_000_000  # more is no photo but an attack, or a mistake: decoding it takes 240 MB
-ENDINGS = (".png", ".jpg", ".jpeg")
-
-
-def find_image(folder: Path, image_id: str) -> Path:
-    """Return the file of an image.
-
-    Raises
-    ------
-    DatasetError
-        When the id leaves `folder`, or no file with one of `ENDINGS` is there.
-    """
-    check_image_ids([image_id], str(folder))
-    for ending in ENDINGS:
-        path = folder / (image_id + ending)
-        if path.is_file():
-            return path
-    raise DatasetError(
-        f"there is no image {image_id!r}",
-        where=folder,
-        remedy=f"Put a file with the ending {', '.join(ENDINGS)} there, or drop the triplets that use it.",
-    )
+MAX_PIXELS = 80_000_000  # more is no photo but an attack, or a mistake: decoding it takes 320 MB
+MAX_SIDE = 65_535  # pixels, the most that JPEG can say: each row takes memory of its own
+# Raster formats alone: others are programs. AVIF stands last, for not every Pillow can read it.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 
 
 def read_image(path: Path, size: int) -> UInt8[np.ndarray, "size size 3"]:
-    """Read, resize the shorter side to `size` (bicubic) and cut the centre, as CLIP's preprocessing does.
+    """Read a photo, upright, over white where it is transparent, of an animation the first frame.
+
+    Its shorter side is brought to `size` (bicubic) and its centre cut out, as CLIP's preprocessing does.
 
     Raises
     ------
     DatasetError
-        When the file is cut short, has more than `MAX_PIXELS`, or is no image.
+        When it is no file, damaged, of another kind than `FORMATS`, or beyond `MAX_PIXELS` or `MAX_SIDE`.
     """
     from PIL import Image, ImageOps
 
+    remedy = "Fetch the file again, save it as JPEG or PNG, or remove it."
     try:
-        with Image.open(path) as opened:
-            if opened.width * opened.height > MAX_PIXELS:
-                raise OSError(f"it has {opened.width} x {opened.height} pixels")
-            picture = opened.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DatasetError(
-            f"the image cannot be read ({error})", where=path, remedy="Fetch the file again or remove it."
-        ) from error
+        with warnings.catch_warnings(action="ignore"):
+            picture = _decoded(path)
+    except Exception as error:  # there is little that a damaged photo does not raise
+        problem = getattr(error, "strerror", None) or str(error)[:200] or type(error).__name__
+        if isinstance(error, Image.UnidentifiedImageError):
+            problem = f"it is none of {', '.join(FORMATS)}"
+        elif isinstance(error, Image.DecompressionBombError) or "MAX_TEXT" in problem:
+            problem += f": the limits are {MAX_PIXELS:,} pixels, {MAX_SIDE:,} a side, and 1 MB of text"
+            remedy = "Save it smaller, and without its texts."
+        elif may_pass(error):
+            remedy = "Try again, and see that you may read it."
+        raise DatasetError(f"the image cannot be read ({problem})", where=path, remedy=remedy) from error
     return np.asarray(ImageOps.fit(picture, (size, size), Image.Resampling.BICUBIC))
+
+
+def may_pass(error: BaseException | None) -> bool:
+    """Return whether a file could be read at another time: the system failed, not what the file holds."""
+    if isinstance(error, OSError):  # Pillow's own have no number
+        return error.errno is not None and not isinstance(error, FileNotFoundError)
+    return isinstance(error, MemoryError)
+
+
+def _decoded(path: Path) -> Image.Image:
+    from PIL import Image, ImageOps
+
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise ValueError("it is a folder, a pipe or a device")  # which could be waited for without end
+    with Image.open(path, formats=FORMATS) as opened:
+        if opened.width * opened.height > MAX_PIXELS or max(opened.size) > MAX_SIDE:
+            raise Image.DecompressionBombError(f"it has {opened.width:,} x {opened.height:,} pixels")
+        opened.load()
+        with contextlib.suppress(Exception):  # a damaged note beside the pixels is no reason to refuse them
+            ImageOps.exif_transpose(opened, in_place=True)
+        return _flat(opened)
+
+
+def _flat(picture: Image.Image) -> Image.Image:
+    """Return a picture in RGB of 8 bits."""
+    from PIL import Image
+
+    if picture.mode.startswith("I;16"):
+        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    if picture.mode in ("I", "F"):
+        raise ValueError("its grey has 32 bits, and nothing says which is white")
+    if picture.has_transparency_data:
+        above, picture = picture.convert("RGBA"), Image.new("RGB", picture.size, "white")
+        picture.paste(above, mask=above)
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
 class ImageFolder(NamedTuple):
@@ -81,131 +116,164 @@ def image_store(
     count: int,
     size: int,
     *,
-    identity: str = "",
-    strict: bool = True,
     workers: int = -1,
 ) -> ImageFolder:
-    """Return the images of the store at `path`; make the missing ones first.
+    """Return the images of the store at `path`; make the missing ones first, with a bar when that takes long.
 
     Parameters
     ----------
-    path : an ``.npy`` file; a description is kept beside it.
-    make : gives image number i. It runs in other processes, so it must be picklable.
+    path : an ``.npy`` file, named by what its images are made of; a description is kept beside it.
+    make : gives image number i, or raises DatasetError. It runs in other processes, so it must be picklable.
     count : number of images.
     size : their width and height in pixels.
-    identity : of what the images are made; a store of something else is refused.
-    strict : raise where `make` does, instead of keeping a list.
     workers : processes, -1 for one per core.
 
     Raises
     ------
-    DatasetError
-        When the store at `path` is another's, or `strict` and an image cannot be made.
+    ConfigError
+        When the store cannot be written.
 
-    Finished chunks wait in a folder beside the store, so a stopped run goes on where it was; the store
-    itself appears in one rename.
+    Finished chunks wait in a folder beside the store, so a stopped run goes on where it was; the store itself
+    appears in one rename. While an image could not be read for a reason that may pass, it does not appear,
+    and that image's chunk is made again next time.
+
+    A damaged store is made anew. The header, the length and the description's checksum are compared whenever
+    it is opened, checksums of the images when its time stamp is not the one that it was given.
     """
     from filelock import FileLock
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    key = fingerprint(identity, count, size)
-    with FileLock(path.with_suffix(".lock")):
-        if not path.exists():
-            whole = path.with_suffix(f".{key}.parts") / "whole.npy"
-            _make_chunks(whole, make, count, size, strict, workers)
-            _finish(path, whole, key)
-    unreadable = _read_description(path, key)
-    if strict and unreadable:
-        number, problem = next(iter(unreadable.items()))
-        raise DatasetError(
-            f"{len(unreadable)} images cannot be read; the first is number {number}: {problem}",
-            where=path,
-            remedy="Mend them and delete the store, or drop the triplets that use them.",
-        )
-    return ImageFolder(np.load(path, mmap_mode="r", allow_pickle=False), unreadable)
+    whole = _Whole(path, count, size)
+    with writable(path.parent, "Make room there, or name another folder in DWC_CACHE."):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):
+            unreadable = whole.verified()
+            if unreadable is None:
+                whole, unreadable = _make(whole, make, workers)
+            return ImageFolder(whole.images(), {int(number): why for number, why in unreadable.items()})
 
 
-def stored_folder(
-    path: Path, folder: Path, image_ids: Sequence[str], size: int, *, strict: bool = False, workers: int = -1
-) -> ImageFolder:
-    """Return the images of a folder, in the order of `image_ids`, decoded once.
+@dataclass(frozen=True)
+class _Whole:
+    """An ``.npy`` file of images."""
 
-    Parameters
-    ----------
-    path, size, strict, workers : as `image_store` takes them.
-    folder : where ``<image id>.png`` (or .jpg, .jpeg) are.
-    image_ids : which images.
-    """
-    return image_store(
-        path,
-        _Reader(folder, tuple(image_ids), size),
-        len(image_ids),
-        size,
-        identity=fingerprint(list(image_ids)),
-        strict=strict,
-        workers=workers,
-    )
+    path: Path
+    count: int
+    size: int
+
+    def header(self) -> bytes:
+        file, shape = io.BytesIO(), (self.count, self.size, self.size, 3)
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        return file.getvalue()
+
+    def place(self, number: int) -> int:
+        """Return at which byte an image begins."""
+        return len(self.header()) + number * self.size * self.size * 3
+
+    def begin(self) -> None:
+        """Put a file of black images into the place, unless one is there."""
+        if self.has_form():
+            return
+        shutil.rmtree(self.path.parent, ignore_errors=True)  # notes of another file
+        with atomic(self.path) as target:
+            target.write_bytes(self.header())
+            os.truncate(target, self.place(self.count))
+
+    def has_form(self) -> bool:
+        header = self.header()
+        with contextlib.suppress(OSError):
+            if self.path.is_file() and self.path.stat().st_size == self.place(self.count):
+                with self.path.open("rb") as file:
+                    return file.read(len(header)) == header
+        return False
+
+    def images(self) -> UInt8[np.ndarray, "images size size 3"]:
+        shape = self.count, self.size, self.size, 3
+        return np.memmap(self.path, np.uint8, "r", self.place(0), shape)
+
+    def checksum(self, numbers: range) -> int:
+        return zlib.crc32(self.images()[numbers.start : numbers.stop].data)
+
+    def chunks(self) -> list[range]:
+        return [range(first, min(first + CHUNK, self.count)) for first in range(0, self.count, CHUNK)]
+
+    def describe(self, file: Path, checksums: list[int], unreadable: dict[str, str]) -> None:
+        """Write the description, before the file takes its place.
+
+        The file's time stamp is put back by ten seconds, so that no later write can leave the same.
+        """
+        past = time.time_ns() - 10 * 10**9
+        os.utime(file, ns=(past, past))
+        content = {"checksums": checksums, "unreadable": unreadable, "stamp": file.stat().st_mtime_ns}
+        _write_note(self.path.with_suffix(".json"), content)
+
+    def verified(self) -> dict[str, str] | None:
+        """Return what could not be read of a store that is there and undamaged; None for any other."""
+        note = _read_note(self.path.with_suffix(".json"))
+        if note is None or not self.has_form():
+            return None
+        if note["stamp"] != self.path.stat().st_mtime_ns:
+            if note["checksums"] != list(map(self.checksum, self.chunks())):
+                return None
+            self.describe(self.path, note["checksums"], note["unreadable"])
+        return note["unreadable"]
 
 
-class _Reader:
-    def __init__(self, folder: Path, image_ids: tuple[str, ...], size: int) -> None:
-        self.folder, self.image_ids, self.size = folder, image_ids, size
-
-    def __call__(self, index: int) -> UInt8[np.ndarray, "size size 3"]:
-        return read_image(find_image(self.folder, self.image_ids[index]), self.size)
-
-
-def _make_chunks(whole: Path, make: Any, count: int, size: int, strict: bool, workers: int) -> None:
-    """Write the images into one file, chunk by chunk; beside it, each finished chunk leaves a note."""
+def _make(whole: _Whole, make: Any, workers: int) -> tuple[_Whole, dict[str, str]]:
+    """Make the images that are missing, and the store of them; it stays unfinished where that may help."""
     from joblib import Parallel, delayed
+    from tqdm import tqdm
 
-    if not whole.exists():
-        shutil.rmtree(whole.parent, ignore_errors=True)  # notes of another file
-        with atomic(whole) as target:
-            np.lib.format.open_memmap(target, mode="w+", dtype=np.uint8, shape=(count, size, size, 3))
-    chunks = [range(first, min(first + CHUNK, count)) for first in range(0, count, CHUNK)]
-    Parallel(n_jobs=workers)(delayed(_make_chunk)(whole, make, chunk, strict) for chunk in chunks)
+    unfinished = replace(whole, path=whole.path.with_suffix(".parts") / "whole.npy")
+    unfinished.begin()
+    notes, chunks = [], whole.chunks()
+    made = Parallel(n_jobs=workers, return_as="generator")(
+        delayed(_make_chunk)(unfinished, make, chunk) for chunk in chunks
+    )
+    with tqdm(total=whole.count, desc="images", delay=PATIENCE) as bar:
+        for chunk, note in zip(chunks, made, strict=True):
+            notes.append(note)
+            bar.update(len(chunk))
+    unreadable = {number: why for note in notes for number, why in note["unreadable"].items()}
+    if any(note["may pass"] for note in notes):
+        return unfinished, unreadable
+    whole.describe(unfinished.path, [note["checksum"] for note in notes], unreadable)
+    unfinished.path.replace(whole.path)
+    shutil.rmtree(unfinished.path.parent)
+    return whole, unreadable
 
 
-def _make_chunk(whole: Path, make: Any, numbers: range, strict: bool) -> None:
-    note = whole.with_name(f"{numbers.start:08d}.json")
-    if note.exists():
-        return
-    images, unreadable = np.load(whole, mmap_mode="r", allow_pickle=False), {}
-    with whole.open("r+b") as file:
-        file.seek(images.offset + numbers.start * images.strides[0])
+def _make_chunk(whole: _Whole, make: Any, numbers: range) -> dict[str, Any]:
+    """Return the note of a chunk, which is made unless its images are there as the note says."""
+    path = whole.path.with_name(f"{numbers.start:08d}.json")
+    note = _read_note(path)
+    if note is not None and note["checksum"] == whole.checksum(numbers):
+        return note
+    note = {"checksum": 0, "unreadable": {}, "may pass": False}
+    with whole.path.open("r+b") as file:
+        file.seek(whole.place(numbers.start))
         for number in numbers:
-            image = np.zeros(images.shape[1:], np.uint8)
+            image = np.zeros((whole.size, whole.size, 3), np.uint8)
             try:
                 image[:] = make(number)
             except DatasetError as error:
-                if strict:
-                    raise
-                unreadable[number] = str(error)
+                note["unreadable"][str(number)] = str(error)
+                note["may pass"] |= may_pass(error.__cause__)
             file.write(image.data)
-    with atomic(note) as target:
-        target.write_text(json.dumps(unreadable), encoding="utf-8")
+            note["checksum"] = zlib.crc32(image.data, note["checksum"])
+    if not note["may pass"]:
+        _write_note(path, note)
+    return note
 
 
-def _finish(path: Path, whole: Path, key: str) -> None:
-    """Put the store, whose chunks are all there, into its place, after its description."""
-    unreadable: dict[str, str] = {}
-    for note in sorted(whole.parent.glob("*.json")):
-        unreadable |= json.loads(note.read_text(encoding="utf-8"))
-    with atomic(path.with_suffix(".json")) as description:
-        text = json.dumps({"key": key, "unreadable": unreadable}, indent=1)
-        description.write_text(text, encoding="utf-8")
-    whole.replace(path)
-    shutil.rmtree(whole.parent)
+def _write_note(path: Path, content: dict[str, Any]) -> None:
+    with atomic(path) as target:
+        target.write_text(json.dumps([fingerprint(content), content]), encoding="utf-8")
 
 
-def _read_description(path: Path, key: str) -> dict[int, str]:
-    description = path.with_suffix(".json")
-    found = json.loads(description.read_text(encoding="utf-8")) if description.exists() else {}
-    if found.get("key") != key:
-        raise DatasetError(
-            "the image store was made from other images, or in another size",
-            where=path,
-            remedy="Name another file, or delete this one to make it anew.",
-        )
-    return {int(number): problem for number, problem in found["unreadable"].items()}
+def _read_note(path: Path) -> dict[str, Any] | None:
+    """Return what a note says, None where it is missing or damaged."""
+    try:
+        checksum, content = json.loads(path.read_bytes())
+        return content if checksum == fingerprint(content) else None
+    except (OSError, ValueError, TypeError, RecursionError):
+        return None

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from pathlib import Path, PurePosixPath
+from functools import cached_property, partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Bool, Int, UInt8
 
-from dwclib.data.annotations import Count
-from dwclib.data.images import ENDINGS, ImageFolder, image_store, read_image
+from dwclib.data import images
+from dwclib.data.images import ImageFolder, image_store, read_image
 from dwclib.data.triplets import Triplets
 from dwclib.errors import DatasetError
-from dwclib.files import atomic, cache_folder, fingerprint
+from dwclib.files import atomic, cache_folder, fingerprint, meaning_of
 
 if TYPE_CHECKING:
     from dwclib.data.synthfashion import SynthFashion
@@ -68,10 +67,16 @@ class PhotoTriplets(Triplets):
         """Return what can be used: no query, gallery or subset with an image that is missing or damaged.
 
         Every image is decoded to know it; the decoded images are kept for the result.
+
+        Raises
+        ------
+        DatasetError
+            When no query is left; where files are missing, before any is decoded.
         """
         usable = np.array([path is not None for path in self.files])
+        self._rows(usable)
         usable[list(self._damaged)] = False
-        rows = np.flatnonzero(usable[self.references] & usable[self.targets])
+        rows = self._rows(usable)
         members = self.members
         if members is not None:
             members = np.where(usable[members[rows]], members[rows], -1)
@@ -84,9 +89,30 @@ class PhotoTriplets(Triplets):
             members=members,
         )
 
+    def for_training(self) -> PhotoTriplets:
+        """Return it without the images that no triplet needs: nothing is searched in training."""
+        return replace(self, gallery=np.union1d(self.references, self.targets), members=None)
+
     def standing(self) -> str:
         """Say on how many of the annotated queries a metric stands."""
         return f"{len(self)} of {self.annotated} queries"
+
+    def dropped(self) -> str:
+        """Say how many of the annotated triplets are left out; nothing where all are there."""
+        lost = self.annotated - len(self)
+        why = "an image is missing or damaged, or the text is empty"
+        return f"{self.name}: {lost:,} of {self.annotated:,} triplets are left out ({why})." if lost else ""
+
+    def _rows(self, usable: Bool[np.ndarray, " images"]) -> Int[np.ndarray, " rows"]:
+        rows = np.flatnonzero(usable[self.references] & usable[self.targets])
+        if not len(rows):
+            there = usable[self._needed]
+            raise DatasetError(
+                f"no triplet has both its images: {there.sum():,} of {len(there):,} can be used",
+                where=self.name,
+                remedy="Name the folder that holds the photos, or fetch them.",
+            )
+        return rows
 
     @property
     def _needed(self) -> Int[np.ndarray, " needed"]:
@@ -98,10 +124,9 @@ class PhotoTriplets(Triplets):
 
     @cached_property
     def _store(self) -> ImageFolder:
-        there = [(str(path), path.stat().st_mtime_ns) if path else None for path in self.files]
-        key = fingerprint(there, self.size)
-        path, make = cache_folder("photos") / f"{key}.npy", _Reader(self.files, self.size)
-        return image_store(path, make, len(self.files), self.size, identity=key, strict=False)
+        key = fingerprint(list(map(_state, self.files)), self.size, meaning_of(Path(images.__file__)))
+        make = partial(_read, self.files, self.size)
+        return image_store(cache_folder("photos") / f"{key}.npy", make, len(self.files), self.size)
 
     @property
     def _damaged(self) -> dict[int, str]:
@@ -124,39 +149,6 @@ class PhotoTriplets(Triplets):
         )
 
 
-def find_files(folders: Sequence[Path], image_ids: Sequence[str]) -> tuple[Path | None, ...]:
-    """Return the file of each image id in the first folder that has it, whatever its ending; None for none.
-
-    Parameters
-    ----------
-    folders : where to look; those that are not there are skipped. Each is listed once, so that tens of
-        thousands of ids are found in a second.
-    image_ids : plain names, or paths below a folder, without the ending.
-    """
-    names = [posixpath.normpath(name) for name in image_ids]
-    there: dict[str, str] = {}
-    for folder in reversed(folders):
-        for part in set(map(posixpath.dirname, names)):
-            below = f"{part}/" if part else ""
-            for file in _listing(folder / part):
-                stem, ending = os.path.splitext(file)
-                if ending.lower() in ENDINGS:
-                    there[below + stem] = f"{folder}/{below}{file}"
-    return tuple(Path(there[name]) if name in there else None for name in names)
-
-
-def count_files(dataset: PhotoTriplets, what: str) -> Count:
-    """Count the images of a dataset that have a file, beside all that its annotations list."""
-    files = dataset.files
-    return Count(f"{what}: images with a file", len(files) - files.count(None), len(files))
-
-
-def without_ending(name: str) -> str:
-    """Return an image's path without ``.png`` and the like; what else follows a dot is part of its name."""
-    path = PurePosixPath(name)
-    return str(path.with_suffix("") if path.suffix.lower() in ENDINGS else path) if name else ""
-
-
 def write_pictures(
     folder: Path, dataset: SynthFashion, names: Sequence[str] | None = None, ending: str = ".png"
 ) -> None:
@@ -167,7 +159,7 @@ def write_pictures(
     folder : where to; made when it is not there.
     dataset : what has `pictures`.
     names : one per picture, without the ending, plain or a path below the folder; `image_ids` by default.
-    ending : of the files, which says how they are compressed: one of `ENDINGS`.
+    ending : of the files, which says how they are compressed: ``.png``, ``.jpg`` or ``.jpeg``.
     """
     from PIL import Image
 
@@ -177,18 +169,16 @@ def write_pictures(
         Image.fromarray(picture).save(path)
 
 
-def _listing(folder: Path) -> list[str]:
+def _state(path: Path | None) -> list[object]:
+    """Return what is another when a file has been replaced, even by one with its old time stamp."""
     try:
-        return os.listdir(folder)
-    except (OSError, ValueError):  # not there, or a damaged id whose folder no system could have
-        return []
+        state = os.stat(path) if path else None
+    except OSError:  # a link to nowhere
+        state = None
+    return [str(path), *((state.st_size, state.st_mtime_ns) if state else ())]
 
 
-class _Reader:
-    def __init__(self, files: Sequence[Path | None], size: int) -> None:
-        self.files, self.size = files, size
-
-    def __call__(self, index: int) -> UInt8[np.ndarray, "size size 3"]:
-        if (path := self.files[index]) is None:
-            raise DatasetError("there is no file", where=f"image {index}", remedy="Fetch it.")
-        return read_image(path, self.size)
+def _read(files: Sequence[Path | None], size: int, index: int) -> UInt8[np.ndarray, "size size 3"]:
+    if (path := files[index]) is None:
+        raise DatasetError("there is no file", where=f"image {index}", remedy="Fetch it.")
+    return read_image(path, size)

@@ -383,7 +383,7 @@ def _draw(
     key = fingerprint(*sources, codes.tobytes(), [asdict(scene) for scene in scenes], size)
     path = cache_folder("synthfashion") / f"{key}.npy"
     draw = partial(_draw_one, codes, scenes, size)
-    return image_store(path, draw, len(codes), size, identity=key, workers=workers).pictures
+    return image_store(path, draw, len(codes), size, workers=workers).pictures
 
 
 def _draw_one(
