@@ -12,11 +12,13 @@ imports from its own wing, the paper, and wings named before its own.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
 __version__ = "0.1.0"
+warnings.filterwarnings("ignore", message="IProgress not found")  # bars of other libraries ask for widgets
 
 
 def lazy(package: str, **modules: str) -> Callable[[str], Any]:

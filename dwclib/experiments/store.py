@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from dwclib.errors import ConfigError, ResultsError, check_choice
 from dwclib.experiments.cluster import compute
