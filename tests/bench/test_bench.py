@@ -2,69 +2,120 @@
 
 from __future__ import annotations
 
-import json
 import statistics
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
+from compared import BENCHMARKS
+from workload import QUICK, WAYS
 
-from dwclib import bench
-from dwclib.__main__ import main
-from dwclib.errors import ConfigError
+from dwclib.errors import ResultsError
+from dwclib.experiments.benchmarks import benchmarks, keep_benchmark
 from dwclib.experiments.machine import peak_memory, stamp
+
+HERE = Path(__file__).parent
+
+
+def _bench(folder: Path, *names: str) -> subprocess.CompletedProcess[str]:
+    command = ["-m", "pytest", "-p", "no:cacheprovider", str(HERE / "compared.py"), "--confcutdir", str(HERE)]
+    options = ["--quick", "--device", "cpu", "--folder", str(folder), *(f"--only={name}" for name in names)]
+    return subprocess.run([sys.executable, *command, *options], capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory):
+def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("benchmarks")
-    return bench.run(only=["step", "ranking"], quick=True, device="cpu", folder=folder)
+    done = _bench(folder, "step", "ranking", "memory", "throughput", "search")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "step: our step / two ResNet passes = " in done.stdout
+    return folder
+
+
+@pytest.fixture(scope="module")
+def results(folder):
+    return next(iter(benchmarks(folder).values()))
 
 
 def test_the_schedules_run_the_networks_as_often_as_the_book_says(results):
-    passes = bench.read(results)["step"]["facts"]["passes in a step"]
+    passes = results["step"]["facts"]["passes in a step"]
     assert list(passes["released schedule"].values()) == [4, 5, 3]
     assert list(passes["our step"].values()) == [2, 0, 0]
 
 
-def test_every_ratio_follows_from_the_stored_seconds(results):
-    for entry in bench.read(results).values():
-        for what, ratio in entry["ratios"].items():
-            above, below = (statistics.median(entry["seconds"][name]) for name in what.split(" / "))
+def test_every_ratio_of_two_ways_follows_from_the_stored_seconds(results):
+    for name in ("step", "ranking", "search"):
+        assert results[name]["ratios"]
+        for what, ratio in results[name]["ratios"].items():
+            above, below = (statistics.median(results[name]["seconds"][way]) for way in what.split(" / "))
             assert ratio == pytest.approx(above / below)
 
 
-def test_every_round_is_kept_with_device_versions_and_date(results):
-    for entry in bench.read(results).values():
-        assert {len(seconds) for seconds in entry["seconds"].values()} == {bench.QUICK.rounds}
-        assert entry["device"] == stamp("cpu")["device"]
-        assert entry["versions"]["torch"] == torch.__version__.partition("+")[0]
-        assert entry["date"].endswith("UTC")
+def test_every_way_and_round_is_kept_with_device_versions_and_date(results):
+    for name, found in results.items():
+        assert set(found["seconds"]) == set(BENCHMARKS[name].ways)
+        assert {len(seconds) for seconds in found["seconds"].values()} <= {QUICK.rounds}
+        assert found["device"] == stamp("cpu")["device"]
+        assert found["versions"]["torch"] == torch.__version__.partition("+")[0]
+        assert found["date"].endswith("UTC")
 
 
 def test_the_benchmarked_ranking_is_a_full_sort(results):
-    assert bench.read(results)["ranking"]["facts"]["same as a full sort"] is True
+    assert results["ranking"]["facts"]["same as a full sort"] is True
 
 
-def test_running_one_benchmark_again_leaves_the_others(results, capsys):
-    before = bench.read(results)
-    bench.run(only=["store"], quick=True, device="cpu", folder=results.parent)
-    after = bench.read(results)
-    assert {name: after[name] for name in before} == before
-    assert set(after) == {*before, "store"}
-    assert "store: store images/s / decoded images/s" in capsys.readouterr().out
-
-
-def test_actions_take_turns_after_one_untimed_round():
-    called = []
-    seconds = bench.in_turn({name: lambda name=name: called.append(name) for name in "ab"}, rounds=2)
-    assert called == ["a", "b"] * 3
-    assert {name: len(values) for name, values in seconds.items()} == {"a": 2, "b": 2}
-
-
-def test_memory_of_a_step_grows_with_the_batch():
-    found = bench.bench_memory(bench.QUICK, "cpu").facts
+def test_memory_of_a_step_grows_with_the_batch(results):
+    found = results["memory"]["facts"]
     assert found["peak of the step, MB"] == sorted(found["peak of the step, MB"])
     assert found["MB per triplet"] > 0
+
+
+def test_the_mirrored_batches_of_the_throughput_are_whole_steps(results):
+    found = results["throughput"]
+    assert found["facts"]["steps"] == 4
+    median = statistics.median(found["seconds"]["epoch"])
+    assert found["facts"]["triplets/s"] == pytest.approx(4 * QUICK.large_batch / median)
+
+
+def test_every_size_is_searched_every_way_and_milvus_is_compared_with_the_exact_search(results):
+    rows = results["search"]["facts"]["rows"]
+    expected = [(size, way) for size in QUICK.galleries for way in WAYS]
+    assert [(row["gallery"], row["way"]) for row in rows] == expected
+    recall = {row["way"]: row["recall@10, %"] for row in rows}
+    assert recall["exact"] == 100
+    assert recall["FLAT"] > 99  # ties and rounding may swap two
+    assert 50 < recall["IVF_FLAT"] <= 100
+
+
+def test_running_one_benchmark_again_leaves_the_others(folder, results):
+    assert _bench(folder, "store").returncode == 0
+    after = next(iter(benchmarks(folder).values()))
+    assert {name: after[name] for name in results} == results
+    assert set(after) == {*results, "store"}
+
+
+def test_an_unknown_benchmark_is_told(tmp_path):
+    assert "there is no benchmark 'speed'; use step, settings" in _bench(tmp_path, "speed").stdout
+
+
+@pytest.mark.parametrize("damage", ['{"step": ', "[]", '{"checksum": "0"}', '{"checksum": "0", "step": 3}'])
+def test_a_damaged_file_is_told(tmp_path, damage):
+    (tmp_path / "cpu.json").write_text(damage)
+    with pytest.raises(ResultsError, match=r"cpu\.json: it (is damaged|cannot be read)"):
+        benchmarks(tmp_path)
+
+
+def test_a_number_that_was_changed_by_hand_is_told(tmp_path):
+    path = tmp_path / "cpu.json"
+    found = {"seconds": {"a": [1.0]}, "ratios": {}, "facts": {}, **stamp("cpu"), "took": 1.0}
+    keep_benchmark(path, "step", found)
+    keep_benchmark(path, "store", found)
+    assert benchmarks(tmp_path) == {"cpu": {"step": found, "store": found}}
+    path.write_text(path.read_text().replace('"took": 1.0', '"took": 2.0', 1))
+    with pytest.raises(ResultsError, match="another checksum"):
+        benchmarks(tmp_path)
 
 
 def _hold(megabytes):
@@ -78,43 +129,9 @@ def test_peak_memory_counts_what_was_held_and_let_go():
     assert peak_memory()["cpu"] > before + 0.25
 
 
-def test_the_mirrored_batches_of_the_throughput_are_whole_steps():
-    found = bench.bench_throughput(bench.QUICK, "cpu")
-    assert found.facts["steps"] == 4
-    assert found.facts["triplets/s"] == pytest.approx(
-        4 * bench.QUICK.large_batch / statistics.median(found.seconds["epoch"])
-    )
-
-
-def test_every_size_is_searched_every_way_and_milvus_is_compared_with_the_exact_search():
-    found = bench.bench_search(bench.QUICK, "cpu")
-    rows = found.facts["rows"]
-    assert [(row["gallery"], row["way"]) for row in rows] == [
-        (size, way) for size in bench.QUICK.galleries for way in bench.WAYS
-    ]
-    recall = {row["way"]: row["recall@10, %"] for row in rows}
-    assert recall["exact"] == 100
-    assert recall["FLAT"] > 99  # ties and rounding may swap two
-    assert 50 < recall["IVF_FLAT"] <= 100
-    assert found.ratios["exact search / bare product"] == bench.quotient(
-        found.seconds, "exact search", "bare product"
-    )
-
-
-def test_an_unknown_benchmark_and_a_damaged_file_are_told(tmp_path, capsys):
-    assert main(["bench", "--only", "speed", "--folder", str(tmp_path)]) == 2
-    assert "there is no benchmark 'speed'" in capsys.readouterr().err
-    damaged = tmp_path / "cpu.json"
-    damaged.write_text('{"step": ')
-    with pytest.raises(ConfigError, match="cannot be read"):
-        bench.read(damaged)
-
-
 def test_stored_benchmarks_of_the_book_are_complete():
-    files = sorted(bench.FOLDER.glob("*.json"))
-    assert files
-    for path in files:
-        entries = json.loads(path.read_text())
-        device = "cpu" if path.name.startswith("cpu") else "cuda"
-        assert set(entries) >= {n for n in bench.BENCHMARKS if bench.ON_ONE_DEVICE.get(n, device) == device}
-        assert all({"device", "versions", "date", "took"} <= set(entry) for entry in entries.values())
+    stored = benchmarks()
+    assert stored
+    for machine, entries in stored.items():
+        device = "cpu" if machine.startswith("cpu") else "cuda"
+        assert set(entries) >= {name for name, one in BENCHMARKS.items() if one.only_on in ("", device)}
