@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from dwclib.combiner import normalise
-from dwclib.streams import ClipStream, Composer, Composition, ProjectionHead, TwoHeadComposer
+from dwclib.encoders import ResNet
+from dwclib.streams import ClipStream, CnnStream, Composer, Composition, ProjectionHead, TwoHeadComposer
 
 FEATURES, DIM, BATCH = 10, 32, 6
 
@@ -67,6 +68,33 @@ def test_the_query_is_the_published_chain_of_equations() -> None:
     for part, expected_part in zip(stream.compose(x, w), expected, strict=True):
         torch.testing.assert_close(part, expected_part)
     torch.testing.assert_close(stream.embed_target(x), v)
+
+
+def test_a_forward_pass_is_the_queries_and_the_targets_of_a_batch() -> None:
+    stream = _stream()
+    (references, texts), (targets, _) = _features(), _features(1)
+    placed = stream(references, targets, texts)
+    assert torch.equal(placed.composition.query, stream.compose(references, texts).query)
+    assert torch.equal(placed.targets, stream.embed_target(targets))
+    assert placed.reference_features is references
+    assert placed.target_features is targets
+
+
+def test_a_forward_pass_of_the_cnn_stream_encodes_references_then_targets_then_edits() -> None:
+    """Batch norm keeps the statistics of its last pass best: their order is a part of the method."""
+    torch.manual_seed(0)
+    stream, seen = CnnStream(ResNet(), 12, dim=DIM, word_dim=8).eval(), []
+    pictures = torch.randint(0, 256, (2, 3, 64, 64, 3), generator=torch.Generator().manual_seed(0)).byte()
+    words = torch.randint(1, 12, (3, 5), generator=torch.Generator().manual_seed(1))
+    for part in (stream.cnn, stream.editors, stream.combiner):
+        part.register_forward_hook(lambda part, given, made: seen.append((part, given[0])))
+    placed = stream(*pictures, words)
+    assert [part for part, _ in seen] == [stream.cnn, stream.cnn, stream.editors, stream.combiner]
+    assert all(torch.equal(given, images) for (_, given), images in zip(seen, pictures, strict=False))
+    maps = stream.encode(pictures[0])
+    torch.testing.assert_close(placed.reference_features, maps)
+    torch.testing.assert_close(placed.composition.query, stream.compose(maps, words).query)
+    torch.testing.assert_close(placed.targets, stream.embed_target(stream.encode(pictures[1])))
 
 
 def test_forcing_the_weight_leaves_one_modality() -> None:
