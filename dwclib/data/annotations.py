@@ -218,7 +218,7 @@ def read_lines(path: Path) -> Iterator[tuple[str, str]]:
             yield f"{path}, line {number}", line
 
 
-def fields_of(record: object, where: str, **kinds: type) -> list[Any]:
+def fields_of(record: object, where: str, /, **kinds: type) -> list[Any]:
     """Return fields of an annotation record.
 
     Parameters

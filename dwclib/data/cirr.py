@@ -4,17 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dwclib.data.annotations import (
-    Part,
-    Query,
-    assemble,
-    check_split,
-    fields_of,
-    locate,
-    read_json,
-    read_records,
-    write_json,
-)
+from dwclib.data import annotations as records
 from dwclib.data.finder import find_files, without_ending
 from dwclib.data.photos import PhotoTriplets, write_pictures
 from dwclib.data.synthfashion import FAMILY, SynthFashion
@@ -26,8 +16,8 @@ SUBSET = 6  # images that the annotators saw together, the reference among them
 FOLDERS = {"train": "train", "val": "dev"}  # which holds the images of which split
 BESIDE = ("dev", "train", "images", "img_raw")  # where photos lie when `root` has annotations alone
 PARTS = {
-    "train": Part({"split": "train"}, images=16_939),
-    "val": Part({"split": "val"}, triplets=4_181, images=2_297),
+    "train": records.Part({"split": "train"}, images=16_939),
+    "val": records.Part({"split": "val"}, triplets=4_181, images=2_297),
 }
 
 
@@ -47,16 +37,16 @@ def load(root: Path, split: str) -> PhotoTriplets:
         For damaged annotations; the message names file, record and remedy.
     """
     name = f"cirr/{split}"
-    check_split(split, "test1", SPLITS, name)
-    path, listing = locate(
+    records.check_split(split, "test1", SPLITS, name)
+    path, listing = records.locate(
         root, f"captions/cap.rc2.{split}.json", f"image_splits/split.rc2.{split}.json", below=("", "cirr")
     )
-    listed = read_json(listing, dict)
-    paths = fields_of(listed, str(listing), **dict.fromkeys(listed, str))
+    listed = records.read_json(listing, dict)
+    paths = records.fields_of(listed, str(listing), **dict.fromkeys(listed, str))
     paths = list(map(without_ending, paths))
     check_image_ids(paths, str(listing))
-    return assemble(
-        [_query(row, where) for where, row in read_records(path)],
+    return records.assemble(
+        [_query(row, where) for where, row in records.read_records(path)],
         list(listed),
         path,
         listing,
@@ -78,16 +68,16 @@ def write(folder: Path, drawn: dict[str, SynthFashion]) -> None:
         paths = {name: f"{FOLDERS[split]}/{name}" for name in dataset.image_ids}
         write_pictures(folder, dataset, list(paths.values()))
         rows = [_record(dataset, query, text) for query, text in enumerate(dataset.texts())]
-        write_json(folder / "captions" / f"cap.rc2.{split}.json", rows)
+        records.write_json(folder / "captions" / f"cap.rc2.{split}.json", rows)
         listed = {name: f"./{path}.png" for name, path in paths.items()}
-        write_json(folder / "image_splits" / f"split.rc2.{split}.json", listed)
+        records.write_json(folder / "image_splits" / f"split.rc2.{split}.json", listed)
 
 
-def _query(row: object, where: str) -> Query:
-    reference, target, caption, shown = fields_of(
+def _query(row: object, where: str) -> records.Query:
+    reference, target, caption, shown = records.fields_of(
         row, where, reference=str, target_hard=str, caption=str, img_set=dict
     )
-    (members,) = fields_of(shown, where, members=list)
+    (members,) = records.fields_of(shown, where, members=list)
     problem = ""
     if not all(isinstance(name, str) for name in members):
         problem = "an image of img_set.members is no text"
@@ -98,7 +88,7 @@ def _query(row: object, where: str) -> Query:
     if problem:
         raise DatasetError(problem, where=where, remedy="Mend the record or drop it.")
     others = tuple(name for name in members if name != reference)
-    return Query(reference, target, (caption,), where, others)
+    return records.Query(reference, target, (caption,), where, others)
 
 
 def _record(dataset: SynthFashion, query: int, text: str) -> dict[str, object]:

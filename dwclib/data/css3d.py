@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from dwclib.data.annotations import Part, Query, assemble, fields_of, locate, read_bytes
+from dwclib.data import annotations as records
 from dwclib.data.finder import find_files
 from dwclib.data.photos import PhotoTriplets, write_pictures
 from dwclib.data.synthfashion import SynthFashion
@@ -22,13 +22,16 @@ from dwclib.errors import DatasetError, check_choice
 
 SPLITS = ("train", "test")
 FILE = "css_toy_dataset_novel2_small.dup.npy"
-
-
-PARTS = {split: Part({"split": split}) for split in SPLITS}
+PARTS = {split: records.Part({"split": split}) for split in SPLITS}
 ARRAY = re.compile(r"[<>|=][biufSU]\d{1,4}")  # types whose bytes are numbers or texts
 MOST_OBJECTS = 20_000_000  # more fill the memory of a laptop
 STAND_INS = {"numpy.ndarray", "numpy.dtype"} | {
     f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("_reconstruct", "scalar")
+}
+DATA = {  # the instructions that bring a number or a text
+    code.name
+    for code in pickletools.opcodes
+    if code.arg and not code.stack_before and code.stack_after and code.stack_after[0].obtype is not object
 }
 TAKES = {  # how many items an instruction of a pickle uses up; others use all since the last mark
     "EMPTY_LIST": 0, "EMPTY_TUPLE": 0, "EMPTY_DICT": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3,
@@ -52,12 +55,12 @@ def load(root: Path, split: str) -> PhotoTriplets:
         For a file that is damaged, or that asks for more than plain data: nothing in it is executed.
     """
     check_choice("split", split, SPLITS, "css3d")
-    (path,) = locate(root, FILE)
+    (path,) = records.locate(root, FILE)
     where = f"{path}, {split}"
-    (content,) = fields_of(_read(path), where, **{split: dict})
+    (content,) = records.fields_of(_read(path), where, **{split: dict})
     identities = _identities(content, where)
     image_ids = _image_ids(split, len(identities))
-    return assemble(
+    return records.assemble(
         list(_queries(content, image_ids, where, path.stat().st_size)),
         image_ids,
         path,
@@ -86,7 +89,7 @@ def write(folder: Path, drawn: dict[str, SynthFashion]) -> None:
 
 def _read(path: Path) -> Any:
     """Return the object in an ``.npy`` file of one object."""
-    content = read_bytes(path)
+    content = records.read_bytes(path)
     try:
         file = io.BytesIO(content)
         if np.lib.format.read_magic(file) != (1, 0):
@@ -104,7 +107,7 @@ def _read(path: Path) -> Any:
         ) from error
 
 
-@dataclass
+@dataclass(repr=False)
 class _Type:
     """Stands in for numpy's dtype, which would believe a forged state and read numbers as addresses."""
 
@@ -138,14 +141,16 @@ class _Plain:
         """Follow one of the instructions that Python's `pickletools` describes."""
         stack = self.stack
         match opcode.name:
-            case "PROTO" | "FRAME" | "STOP":
-                pass
+            case name if name in DATA:
+                stack.append(_small(argument))
+            case "MEMOIZE" | "BINPUT" | "LONG_BINPUT" | "PUT":
+                self.memo[len(self.memo) if argument is None else argument] = stack[-1]
+            case "BINGET" | "LONG_BINGET" | "GET":
+                stack.append(self.memo[argument])
             case "MARK":
                 self.marks.append(len(stack))
-            case "PUT" | "BINPUT" | "LONG_BINPUT" | "MEMOIZE":
-                self.memo[len(self.memo) if argument is None else argument] = stack[-1]
-            case "GET" | "BINGET" | "LONG_BINGET":
-                stack.append(self.memo[argument])
+            case "PROTO" | "FRAME" | "STOP":
+                pass
             case "NONE" | "NEWTRUE" | "NEWFALSE":
                 stack.append({"NONE": None, "NEWTRUE": True, "NEWFALSE": False}[opcode.name])
             case "EMPTY_LIST" | "LIST":
@@ -171,8 +176,8 @@ class _Plain:
                     stack[-1].order = state[1]
                 else:
                     stack[-1].extend(self._values(state[2], state[4]))
-            case _:
-                stack.append(_datum(opcode, argument))
+            case name:
+                raise pickle.UnpicklingError(f"it asks for {name}, which is not plain data")
 
     def _taken(self, opcode: pickletools.OpcodeInfo) -> list[Any]:
         """Take from the stack what an instruction uses up: so many items, or all since the last mark."""
@@ -222,21 +227,17 @@ def _dict(items: list[Any]) -> dict[str | int, Any]:
     return dict(zip(items[::2], items[1::2], strict=True))
 
 
-def _datum(opcode: pickletools.OpcodeInfo, argument: Any) -> Any:
-    """Return the number or text that an instruction brings."""
-    made = opcode.stack_after
-    if not opcode.arg or opcode.stack_before or not made or made[0].obtype is object:
-        raise pickle.UnpicklingError(f"it asks for {opcode.name}, which is not plain data")
-    if isinstance(argument, int) and argument.bit_length() > 64:
+def _small(datum: Any) -> Any:
+    if isinstance(datum, int) and datum.bit_length() > 64:
         raise pickle.UnpicklingError("a number has more than 64 bits")
-    return argument
+    return datum
 
 
 def _identities(content: dict[str, Any], where: str) -> list[int]:
     """Return which composition each image shows: as its label says, or each its own."""
-    (shown,) = fields_of(content, where, objects_img=list)
+    (shown,) = records.fields_of(content, where, objects_img=list)
     images = len(shown)
-    labels = fields_of(content, where, labels=list)[0] if "labels" in content else list(range(images))
+    labels = records.fields_of(content, where, labels=list)[0] if "labels" in content else list(range(images))
     if len(labels) != images:
         raise DatasetError(
             f"there are {images} images but {len(labels)} labels", where=where, remedy="Fetch it again."
@@ -252,12 +253,16 @@ def _identities(content: dict[str, Any], where: str) -> list[int]:
     return [numbers.setdefault(label, len(numbers)) for label in labels]
 
 
-def _queries(content: dict[str, Any], image_ids: Sequence[str], where: str, most: int) -> Iterator[Query]:
+def _queries(
+    content: dict[str, Any], image_ids: Sequence[str], where: str, most: int
+) -> Iterator[records.Query]:
     """Yield at most so many triplets: a modification has one text, and as many references as targets."""
-    (modifications,) = fields_of(content, where, mods=list)
+    (modifications,) = records.fields_of(content, where, mods=list)
     for number, modification in enumerate(modifications):
         record = f"{where}, modification {number}"
-        text, references, targets = fields_of(modification, record, to_str=str, **{"from": list, "to": list})
+        text, references, targets = records.fields_of(
+            modification, record, to_str=str, **{"from": list, "to": list}
+        )
         most -= len(references)
         problem = "" if most >= 0 else "there are more triplets than the file has bytes"
         if len(references) != len(targets):
@@ -268,7 +273,7 @@ def _queries(content: dict[str, Any], image_ids: Sequence[str], where: str, most
         if problem:
             raise DatasetError(problem, where=record, remedy="Fetch it again.")
         for reference, target in zip(references, targets, strict=True):
-            yield Query(image_ids[reference], image_ids[target], (text,), record)
+            yield records.Query(image_ids[reference], image_ids[target], (text,), record)
 
 
 def _image_ids(split: str, images: int) -> tuple[str, ...]:

@@ -200,7 +200,9 @@ def census(name: str, root: Path | str) -> tuple[list[Count], dict[str, DatasetE
 
 def report(name: str, root: Path | str) -> tuple[list[str], bool]:
     """Return a dataset's census in lines to print, the last of them a verdict, and whether it is good."""
-    counts, problems = census(name, root)
+    from dwclib.data.finder import places
+
+    module, (counts, problems) = _module(name), census(name, root)
     lines = [f"{'':44} {'found':>8} {'expected':>10}"]
     for count in counts:
         expected = "" if count.expected is None else f"{count.expected:,}"
@@ -210,11 +212,12 @@ def report(name: str, root: Path | str) -> tuple[list[str], bool]:
     for label, error in problems.items():
         labels[str(error)].append(label)
     lines += [f"not counted: {'; '.join(parts)}\n    {error}" for error, parts in labels.items()]
-    lines.append(f"photos were looked for in {', '.join(map(str, _photo_places(name, root)))}")
+    looked = places(_folder(name, root), getattr(module, "BESIDE", ()))
+    lines.append(f"photos were looked for in {', '.join(map(str, looked))}")
     differing = sum(count.differs for count in counts)
     compared = sum(count.expected is not None for count in counts)
     verdict = f"{differing} of {compared} counts differ from what is expected"
-    lacking = f", {len(problems)} of {len(_module(name).PARTS)} parts are not counted" if problems else ""
+    lacking = f", {len(problems)} of {len(module.PARTS)} parts are not counted" if problems else ""
     return [*lines, f"{name}: {verdict}{lacking}."], not differing and not problems
 
 
@@ -291,12 +294,6 @@ def _counts(label: str, part: Part, dataset: PhotoTriplets) -> list[Count]:
     if dataset.hit == "identity":
         counts.append(Count("identities", len(set(dataset.identities.tolist()))))
     return [count._replace(what=f"{label}: {count.what}") for count in counts]
-
-
-def _photo_places(name: str, root: Path | str) -> list[Path]:
-    from dwclib.data.finder import places
-
-    return places(_folder(name, root), getattr(_module(name), "BESIDE", ()))
 
 
 def _state(root: Path) -> tuple[Any, ...]:

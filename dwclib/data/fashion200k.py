@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from dwclib.data.annotations import MissingError, Part, Query, assemble, locate, read_lines
+from dwclib.data import annotations as records
 from dwclib.data.finder import find_files, without_ending
 from dwclib.data.photos import PhotoTriplets, write_pictures
 from dwclib.data.synthfashion import SynthFashion
@@ -20,8 +20,8 @@ SPLITS = ("train", "test")
 QUERIES = "test_queries.txt"
 TEXTS = ("TIRG", "released")
 PARTS = {
-    "train": Part({"split": "train"}, images=172_049),
-    "test": Part({"split": "test"}, triplets=33_480, images=29_789),
+    "train": records.Part({"split": "train"}, images=172_049),
+    "test": records.Part({"split": "test"}, triplets=33_480, images=29_789),
 }
 
 
@@ -74,12 +74,12 @@ def load(
     labels = _read_labels(root / "labels", split)
     image_ids, path = list(labels), root / "labels"
     if split == "test":
-        (path,) = locate(root, QUERIES)
-        named = [(_pair(line, where), where) for where, line in read_lines(path)]
+        (path,) = records.locate(root, QUERIES)
+        named = [(_pair(line, where), where) for where, line in records.read_lines(path)]
     else:
         drawn = _draw_pairs(list(labels.values()), len(labels) if pairs is None else pairs, seed, path)
         named = [((image_ids[before], image_ids[after]), name) for before, after in zip(*drawn, strict=True)]
-    return assemble(
+    return records.assemble(
         [_query(pair, labels, text, where) for pair, where in named],
         image_ids,
         path,
@@ -118,7 +118,7 @@ def _read_labels(folder: Path, split: str) -> dict[str, str]:
     """Return the caption of each image of a split."""
     found: dict[str, str] = {}
     for path in sorted(folder.glob(f"*_{split}_*.txt")):
-        for where, line in read_lines(path):
+        for where, line in records.read_lines(path):
             image, caption = _label(line, where)
             if image in found:
                 raise DatasetError(
@@ -126,7 +126,7 @@ def _read_labels(folder: Path, split: str) -> dict[str, str]:
                 )
             found[image] = caption
     if not found:
-        raise MissingError(
+        raise records.MissingError(
             f"there is no label for {split}",
             where=folder,
             remedy=f"Looked for files *_{split}_*.txt. Fetch them, or name the folder that holds labels.",
@@ -158,11 +158,11 @@ def _pair(line: str, where: str) -> tuple[str, str]:
     return named[0], named[1]
 
 
-def _query(pair: tuple[str, str], labels: dict[str, str], text: str, where: str) -> Query:
+def _query(pair: tuple[str, str], labels: dict[str, str], text: str, where: str) -> records.Query:
     """Return a query and its text; that of an image without a label, which `assemble` refuses, is none."""
     known = pair[0] in labels and pair[1] in labels
     captions = (_text(labels[pair[0]], labels[pair[1]], text),) if known else ()
-    return Query(*pair, captions, where)
+    return records.Query(*pair, captions, where)
 
 
 def _text(before: str, after: str, text: str) -> str:

@@ -4,17 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dwclib.data.annotations import (
-    Part,
-    Query,
-    assemble,
-    check_split,
-    fields_of,
-    locate,
-    read_json,
-    read_records,
-    write_json,
-)
+from dwclib.data import annotations as records
 from dwclib.data.finder import find_files
 from dwclib.data.garments import ATTRIBUTES
 from dwclib.data.photos import PhotoTriplets, write_pictures
@@ -30,10 +20,10 @@ DRAWN_AS = dict(zip(CATEGORIES, ATTRIBUTES["category"], strict=True))  # SynthFa
 TRIPLETS = {"train": (5_985, 5_988, 6_027), "val": (2_017, 2_038, 1_961)}
 GALLERY = {"original": (3_817, 6_346, 5_373), "VAL": (2_628, 3_089, 2_902)}
 PARTS = {
-    f"{category}, train": Part({"split": "train", "category": category}, triplets)
+    f"{category}, train": records.Part({"split": "train", "category": category}, triplets)
     for category, triplets in zip(CATEGORIES, TRIPLETS["train"], strict=True)
 } | {
-    f"{category}, val, {protocol}": Part(
+    f"{category}, val, {protocol}": records.Part(
         {"split": "val", "category": category, "protocol": protocol}, triplets, images
     )
     for protocol, galleries in GALLERY.items()
@@ -71,17 +61,17 @@ def load(
     check_choice("category", category, CATEGORIES, name)
     check_choice("protocol", protocol, PROTOCOLS, name)
     check_choice("choice of captions", captions, list(CAPTIONS), name)
-    check_split(split, "test", SPLITS, name)
-    path, listing = locate(
+    records.check_split(split, "test", SPLITS, name)
+    path, listing = records.locate(
         root, f"captions/cap.{category}.{split}.json", f"image_splits/split.{category}.{split}.json"
     )
-    queries = [_query(row, where, CAPTIONS[captions]) for where, row in read_records(path)]
-    listed = read_json(listing, list)
+    queries = [_query(row, where, CAPTIONS[captions]) for where, row in records.read_records(path)]
+    listed = records.read_json(listing, list)
     check_image_ids(listed, str(listing))
     if split == "val" and protocol == "VAL":
         used = {image for query in queries for image in (query.reference, query.target)}
         listed = [image for image in listed if image in used]
-    return assemble(
+    return records.assemble(
         queries,
         listed,
         path,
@@ -113,14 +103,14 @@ def write(
             _write_annotations(folder, dataset, split, category)
 
 
-def _query(row: object, where: str, most: int) -> Query:
-    reference, target, captions = fields_of(row, where, candidate=str, target=str, captions=list)
+def _query(row: object, where: str, most: int) -> records.Query:
+    reference, target, captions = records.fields_of(row, where, candidate=str, target=str, captions=list)
     if len(captions) != 2:
         raise DatasetError(
             f"there are {len(captions)} captions, not 2", where=where, remedy="Mend or drop the record."
         )
     said = [caption for caption in captions if not isinstance(caption, str) or caption.strip()]
-    return Query(reference, target, tuple(said[:most]), where)
+    return records.Query(reference, target, tuple(said[:most]), where)
 
 
 def _write_annotations(folder: Path, dataset: SynthFashion, split: str, category: str) -> None:
@@ -138,5 +128,5 @@ def _write_annotations(folder: Path, dataset: SynthFashion, split: str, category
             remedy="Ask for more images, or another seed.",
         )
     listed = [name for name, row in zip(names, dataset.codes, strict=True) if row[0] == code]
-    write_json(folder / "captions" / f"cap.{category}.{split}.json", rows)
-    write_json(folder / "image_splits" / f"split.{category}.{split}.json", listed)
+    records.write_json(folder / "captions" / f"cap.{category}.{split}.json", rows)
+    records.write_json(folder / "image_splits" / f"split.{category}.{split}.json", listed)

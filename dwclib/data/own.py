@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from dwclib.data.annotations import MissingError, Part, Query, assemble, read_text
+from dwclib.data import annotations as records
 from dwclib.data.finder import ENDINGS, photos_below, without_ending
 from dwclib.data.photos import PhotoTriplets, write_pictures
 from dwclib.data.synthfashion import SynthFashion
@@ -17,7 +17,7 @@ from dwclib.errors import ConfigError, DatasetError, check_choice
 from dwclib.files import fingerprint
 
 SPLITS = ("train", "val")
-PARTS = {split: Part({"split": split}) for split in SPLITS}
+PARTS = {split: records.Part({"split": split}) for split in SPLITS}
 COLUMNS = ("reference", "text", "target")
 
 
@@ -92,7 +92,7 @@ def load(root: Path, split: str, *, val_share: float = 0.2) -> PhotoTriplets:
     named = {image for query in queries for image in (query.reference, query.target)}
     image_ids = sorted(named if split == "train" else named.union(there.ids))
     files = {photo.name: Path(photo.path) for photo in photos_below(folder)}
-    return assemble(
+    return records.assemble(
         queries, image_ids, path, root, name=name, files=tuple(files.get(image) for image in image_ids)
     )
 
@@ -122,32 +122,28 @@ def _image_folder(root: Path) -> Path:
 
 
 def _table(root: Path, split: str) -> Path:
-    whole, part = root / "triplets.csv", root / f"{split}.csv"
-    if not whole.exists() and not part.exists():
-        raise MissingError(
-            f"{whole.name} and {part.name} are neither of them there",
+    names = "triplets.csv", f"{split}.csv"
+    there = [root / name for name in names if (root / name).exists()]
+    if len(there) != 1:
+        kind = DatasetError if there else records.MissingError
+        raise kind(
+            f"{' and '.join(names)} are {'both' if there else 'neither of them'} there",
             where=root,
-            remedy=f"Write one, with the columns {','.join(COLUMNS)}.",
+            remedy=f"Keep either triplets.csv, or train.csv and val.csv, with columns {','.join(COLUMNS)}.",
         )
-    if whole.exists() and part.exists():
-        raise DatasetError(
-            f"{whole.name} and {part.name} are both there",
-            where=root,
-            remedy="Keep either triplets.csv, or train.csv and val.csv.",
-        )
-    return whole if whole.exists() else part
+    return there[0]
 
 
-def _is_held_out(query: Query, share: float) -> bool:
+def _is_held_out(query: records.Query, share: float) -> bool:
     return int(fingerprint(query.target), 16) < share * 16**16
 
 
-def _read(path: Path) -> Iterator[Query]:
+def _read(path: Path) -> Iterator[records.Query]:
     """Yield the lines of a table.
 
     A text with a comma that is not in quotes makes a line longer than the head; it would be cut silently.
     """
-    reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
+    reader = csv.DictReader(io.StringIO(records.read_text(path), newline=""), strict=True)
     try:
         head = reader.fieldnames or []
         lines = [(f"{path}, line {reader.line_num}", line) for line in reader]
@@ -169,7 +165,7 @@ def _read(path: Path) -> Iterator[Query]:
         yield _query(line, where)
 
 
-def _query(line: dict[str, str | None], where: str) -> Query:
+def _query(line: dict[str, str | None], where: str) -> records.Query:
     cells = {column: (line[column] or "").strip() for column in COLUMNS}
     if empty := [column for column, cell in cells.items() if not cell]:
         raise DatasetError(f"the {empty[0]} is empty", where=where, remedy="Fill it in, or drop the line.")
@@ -178,4 +174,4 @@ def _query(line: dict[str, str | None], where: str) -> Query:
     )
     for image in (reference, target):
         check_image_ids([image], where)
-    return Query(reference, target, (cells["text"],), where)
+    return records.Query(reference, target, (cells["text"],), where)

@@ -6,16 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from dwclib.data.annotations import (
-    Part,
-    Query,
-    assemble,
-    fields_of,
-    locate,
-    read_lines,
-    read_records,
-    write_json,
-)
+from dwclib.data import annotations as records
 from dwclib.data.finder import find_files, without_ending
 from dwclib.data.photos import PhotoTriplets, write_pictures
 from dwclib.data.synthfashion import SynthFashion
@@ -26,8 +17,8 @@ CAPTIONS = "relative_captions_shoes.json"
 LISTS = {"train": "train_im_names.txt", "test": "eval_im_names.txt"}
 LISTINGS = ("whole", "shorter")
 PARTS = {
-    "train": Part({"split": "train", "listing": "shorter"}, triplets=8_990, images=10_000),
-    "test": Part({"split": "test", "listing": "shorter"}, triplets=1_761, images=4_658),
+    "train": records.Part({"split": "train", "listing": "shorter"}, triplets=8_990, images=10_000),
+    "test": records.Part({"split": "test", "listing": "shorter"}, triplets=1_761, images=4_658),
 }
 
 
@@ -55,9 +46,9 @@ def load(root: Path, split: str, *, listing: str = "whole", doubled: bool = Fals
     name = f"shoes/{split}"
     check_choice("split", split, SPLITS, name)
     check_choice("listing", listing, LISTINGS, name)
-    path, *files = locate(root, CAPTIONS, *LISTS.values())
-    train, test = ([without_ending(line.strip()) for _, line in read_lines(file)] for file in files)
-    queries = [_query(row, where) for where, row in read_records(path)]
+    path, *files = records.locate(root, CAPTIONS, *LISTS.values())
+    train, test = ([without_ending(line.strip()) for _, line in records.read_lines(file)] for file in files)
+    queries = [_query(row, where) for where, row in records.read_records(path)]
     annotated = list(_of_split(queries, split, set(train)))
     listed = train if split == "train" else test
     there = set(listed)
@@ -69,7 +60,7 @@ def load(root: Path, split: str, *, listing: str = "whole", doubled: bool = Fals
             remedy="Fetch the lists of 10,000 and 4,658 names, or leave these triplets out: "
             "options: {listing: shorter}.",
         )
-    return assemble(
+    return records.assemble(
         _once_per_image(usable, listed) if doubled else usable,
         listed,
         path,
@@ -98,16 +89,18 @@ def write(folder: Path, drawn: dict[str, SynthFashion]) -> None:
         listed = folder / LISTS[split]
         listed.write_text("".join(f"{name}.jpg\n" for name in names), encoding="utf-8")
         rows += _records(dataset, names)
-    write_json(folder / CAPTIONS, rows)
+    records.write_json(folder / CAPTIONS, rows)
 
 
-def _query(row: object, where: str) -> Query:
-    caption, *images = fields_of(row, where, RelativeCaption=str, ReferenceImageName=str, ImageName=str)
+def _query(row: object, where: str) -> records.Query:
+    caption, *images = records.fields_of(
+        row, where, RelativeCaption=str, ReferenceImageName=str, ImageName=str
+    )
     reference, target = map(without_ending, images)
-    return Query(reference, target, (caption.strip(),), where)
+    return records.Query(reference, target, (caption.strip(),), where)
 
 
-def _of_split(queries: list[Query], split: str, trained: set[str]) -> Iterator[Query]:
+def _of_split(queries: list[records.Query], split: str, trained: set[str]) -> Iterator[records.Query]:
     for query in queries:
         ends = query.reference in trained, query.target in trained
         if ends[0] != ends[1]:
@@ -120,7 +113,7 @@ def _of_split(queries: list[Query], split: str, trained: set[str]) -> Iterator[Q
             yield query
 
 
-def _once_per_image(queries: list[Query], image_ids: list[str]) -> list[Query]:
+def _once_per_image(queries: list[records.Query], image_ids: list[str]) -> list[records.Query]:
     of_image = defaultdict(list)
     for query in queries:
         for image in {query.reference, query.target}:

@@ -1,7 +1,9 @@
+import contextlib
 import os
 import pickle
 import shutil
 import struct
+import tracemalloc
 from collections import Counter
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from strategies import JSON
 
 from dwclib.data import css3d, datasets
 from dwclib.data.datasets import drawn_splits
@@ -242,6 +245,109 @@ def test_a_missing_image_is_counted(root):
     with_file = counts["test: images with a file"]
     assert (with_file.found, with_file.expected) == (15, 16)
     assert counts["train: triplets"].found == 36
+
+
+PAIR = b"q\x01h\x01\x86"  # of the last thing twice: a hundred of them hold 2^100 things
+NEST = b")" + PAIR * 100
+U1 = b"cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tbq\x04"
+EMPTY = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
+FILL = EMPTY + b"(K\x01K\x01\x85h\x04\x89h\x03tb"
+SPLIT = b"}(U\x0bobjects_img](K\x01K\x02eU\x04mods]("
+MOD = b"}(U\x04from](" + b"K\x00" * 500 + b"eU\x02to](" + b"K\x01" * 500 + b"eU\x06to_strU\x03addu"
+HUGE = MOD.replace(b"K\x00", b"\x8b" + struct.pack("<i", 3000) + b"\x01" * 3000, 1)
+DEEP = b"}" + b")" + b"\x85" * 20_000 + b"K\x01s", b"]" * 20_000 + b"a" * 19_999
+
+
+@pytest.mark.parametrize(
+    ("pickled", "message"),
+    [
+        (b"}" + NEST + b"K\x01s", "a key is neither number nor text"),
+        (b"}(" + NEST + b"K\x01u", "a key is neither number nor text"),
+        (b"(" + NEST + b"K\x01d", "a key is neither number nor text"),
+        (b"\x8f(" + NEST + b"\x90", "it asks for EMPTY_SET"),
+        (b"(" + NEST + b"\x91", "it asks for FROZENSET"),
+        (b"cnumpy\ndtype\n" + NEST + b"\x85R", "cannot be read"),
+        (
+            b"](" + b"U\xff" + b"a" * 255 + b"q\x03" + U1 + FILL * 1000 + b"e",
+            "arrays are longer than the file",
+        ),
+        (b"](}(U\x04test" + SPLIT + MOD + b"q\x05" + b"h\x05" * 500 + b"euue", "more triplets than the file"),
+        (b"](}(U\x04test" + SPLIT + HUGE + b"euue", "a number has more than 64 bits"),
+        (b"](}(U\x04test" + SPLIT + b"}(U\x06to_str" + NEST + b"ueuue", "the field 'to_str' is"),
+        (b"]q\x01h\x01a", "the field 'test' is missing"),
+        (b"K\x01\x81", "it asks for NEWOBJ"),
+        (b"(cos\nsystem\no", "it asks for os.system"),
+        (b"(ios\nsystem\n", "it asks for INST"),
+        (b"\x82\x01", "it asks for EXT1"),
+        (b"K\x01Q", "it asks for BINPERSID"),
+    ],
+)
+def test_a_small_file_takes_neither_memory_nor_time(tmp_path, pickled, message):
+    tracemalloc.start()
+    with pytest.raises(DatasetError, match=message):
+        css3d.load(put_pickle(tmp_path, b"\x80\x04" + pickled + b"."), "test")
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 4_000_000 + 400 * len(pickled)
+
+
+@pytest.mark.parametrize("pickled", DEEP)
+def test_depth_does_not_matter(tmp_path, pickled):
+    with pytest.raises(DatasetError, match=r"a key is neither|the field 'test' is missing"):
+        css3d.load(put_pickle(tmp_path, b"\x80\x04" + pickled + b"."), "test")
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8).filter(str.strip)
+PAIRS = st.lists(st.sampled_from([(0, 1), (1, 2), (2, 0)]), max_size=3)
+TYPES = st.sampled_from([int, np.int8, np.uint16, np.int64])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    protocol=st.integers(0, pickle.HIGHEST_PROTOCOL),
+    pairs_of=st.dictionaries(
+        TEXTS, st.lists(st.sampled_from([(0, 1), (1, 2), (2, 0)]), max_size=3), max_size=4
+    ),
+    labels=st.lists(TEXTS | st.integers(-(2**40), 2**40), min_size=3, max_size=3),
+    kind=TYPES,
+    extra=JSON,
+)
+def test_plain_data_is_read_as_python_reads_it(tmp_path_factory, protocol, pairs_of, labels, kind, extra):
+    mods = [
+        {"from": [kind(pair[0]) for pair in found], "to": [kind(pair[1]) for pair in found], "to_str": text}
+        for text, found in pairs_of.items()
+    ]
+    content = {"test": plain(labels=labels, mods=mods, extra=extra)}
+    if protocol < 3 and kind is not int:
+        return  # Python 3 wraps the bytes of a number in a call
+    root = put_pickle(tmp_path_factory.mktemp("plain"), pickle.dumps([content], protocol))
+    expected = [(*pair, text) for text, found in pairs_of.items() for pair in found]
+    if not expected:
+        with pytest.raises(DatasetError, match="it holds no triplet"):
+            css3d.load(root, "test")
+        return
+    dataset = css3d.load(root, "test")
+    assert pairs(dataset) == expected
+    same = [[a == b for b in labels] for a in labels]
+    assert ((dataset.identities[:, None] == dataset.identities) == same).all()
+
+
+PIECES = [
+    b"]", b"}", b")", b"(", b"N", b"\x88", b"K\x01", b"U\x04test", b"U\x04mods", b"U\x02to", b"e", b"a",
+    b"s", b"u", b"t", b"l", b"d", b"\x85", b"\x86", b"\x87", b"q\x01", b"h\x01", b"q\x02", b"h\x02",
+    b"\x94", b"R", b"b", b"cnumpy\ndtype\n", b"cnumpy.core.multiarray\nscalar\n", b"cnumpy\nndarray\n",
+    b"\x93", b"cos\nsystem\n", b"U\x02u1", b"C\x04abcd", b"\x8a\x01\x05", b"G@\t!\xfbTD-\x18", b"0", b"2",
+    b"1", b"o", b"\x81", b"\x8f", b"\x90", EMPTY, U1, SPLIT, MOD, NEST,
+    b"](}(U\x04test" + SPLIT + b"}(U\x04from](K\x00e", b"euue",
+]  # fmt: skip
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.sampled_from(PIECES), max_size=30).map(b"".join))
+def test_whatever_the_instructions_it_loads_or_says_why_not(tmp_path_factory, pickled):
+    root = put_pickle(tmp_path_factory.mktemp("pieces"), b"\x80\x04" + pickled + b".")
+    with contextlib.suppress(DwcError):
+        css3d.load(root, "test")
 
 
 @settings(max_examples=300, deadline=None)

@@ -38,6 +38,32 @@ def test_a_text_of_no_known_word_is_refused_by_name(text: str) -> None:
     assert text in str(error.value)
 
 
+@pytest.mark.parametrize("text", ["purple garment", "红色的", "😀", "?!", ""])
+def test_in_a_dataset_words_that_are_not_known_become_the_unknown_word(text: str) -> None:
+    tokens = Vocabulary.from_texts(TEXTS).encode(["is red", text, "is"])
+    assert set(tokens[1].tolist()) - {0} == {1}
+    assert tokens[1, 0] == 1  # nothing is read as padding alone
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("红色的 dress短裙。", ["红", "色", "的", "dress", "短", "裙"]),
+        ("赤いドレス、長い", ["赤", "い", "ド", "レ", "ス", "長", "い"]),
+        ("แดง red", ["แ", "ด", "ง", "red"]),
+        ("𠮷x", ["𠮷", "x"]),
+        ("한국어 드레스", ["한국어", "드레스"]),
+        ("हिन्दी साड़ी", ["हिन्दी", "साड़ी"]),
+        ("اَلْفُسْتَان أحمر", ["اَلْفُسْتَان", "أحمر"]),
+        ("это красное", ["это", "красное"]),
+        ("cafe\u0301 größer", ["cafe\u0301", "größer"]),
+        ("<BOS> 红 <AND> x", ["<bos>", "红", "<and>", "x"]),
+    ],
+)
+def test_a_script_without_blanks_is_split_by_character(text: str, words: list[str]) -> None:
+    assert words_of(text) == words
+
+
 @pytest.mark.parametrize("words", [["a", "b"], ["<pad>", "<unk>", "a", "a"]])
 def test_a_list_that_is_no_vocabulary_is_refused(words: list[str]) -> None:
     with pytest.raises(DatasetError, match="from_texts"):
