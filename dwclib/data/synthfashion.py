@@ -23,7 +23,7 @@ from dwclib.data.captions import Claim
 from dwclib.data.garments import ATTRIBUTES, Garment, Scene
 from dwclib.data.images import image_store
 from dwclib.data.triplets import Triplets
-from dwclib.errors import ConfigError, check_choice, checked_seed
+from dwclib.errors import ConfigError, check_choice, check_least, checked_seed
 from dwclib.files import cache_folder, fingerprint
 
 # Each split is a world of its own: no garment is shared on purpose, no random number is.
@@ -179,6 +179,8 @@ def synthfashion(
     check_choice("split", split, SPLITS, "synthfashion")
     images = IMAGES[split] if images is None else images
     queries = QUERIES[split] if queries is None else queries
+    check_least(1, images=images)
+    check_least(0, queries=queries)
     rng = np.random.default_rng([checked_seed(seed), SPLITS[split]])
     codes = _grow_families(images, dials, rng)
     scenes = tuple(

@@ -176,3 +176,9 @@ def test_a_text_can_give_the_target_away():
         assert any(noun in text for noun in captions.NOUNS[dataset.garment(image).category])
     assert given == dataset.texts(style="with target")
     assert dataset.texts(style="marked")[0].startswith("<BOS>")
+
+
+@pytest.mark.parametrize("wrong", [{"images": 0}, {"images": "a"}, {"queries": -1}, {"queries": 1.5}])
+def test_a_size_that_is_no_number_of_things_is_told(wrong):
+    with pytest.raises(ConfigError, match="whole number"):
+        synthfashion("val", **wrong)
