@@ -23,6 +23,7 @@ from dwclib.experiments.statistics import Comparison, Interval
 IMAGE, TEXT, MIX = "#0072B2", "#D55E00", "#009E73"
 GREY, PAPER, INK = "#8A8F98", "#FBFAF7", "#22252A"
 Pictures = Sequence[UInt8[np.ndarray, "h w 3"]] | UInt8[np.ndarray, "n h w 3"]
+AS_IT_IS: dict[str, Any] = {"parse_math": False}  # for what data or a reader has written: a $ is a dollar
 CYCLE = (IMAGE, TEXT, MIX, "#CC79A7", "#E69F00", "#56B4E9", GREY)
 
 
@@ -81,7 +82,7 @@ def show_picture(
 ) -> None:
     """Draw one picture into an axis, with a title above and a coloured frame around it."""
     axis.imshow(picture, interpolation="antialiased")
-    axis.set_title(title, fontsize=8, loc="center", pad=3)
+    axis.set_title(title, fontsize=8, loc="center", pad=3, **AS_IT_IS)
     axis.set_axis_on()
     axis.set(xticks=[], yticks=[])
     for spine in axis.spines.values():
@@ -101,7 +102,7 @@ def show_queries(
         show_picture(row[2], pictures[dataset.targets[query]], "target" if first else "")
         row[1].set_axis_off()
         said = "\n".join(f"“{_wrap(caption)}”" for caption in dataset.captions[query])
-        row[1].text(0.5, 0.5, said, ha="center", va="center", color=TEXT, fontsize=9)
+        row[1].text(0.5, 0.5, said, ha="center", va="center", color=TEXT, fontsize=9, **AS_IT_IS)
     return figure
 
 
@@ -133,7 +134,8 @@ def show_results(
     titles = ["reference", *(f"{rank}" for rank in range(1, len(images) + 1))]
     figure = picture_row(shown, titles, columns=len(shown), frames=[IMAGE, *frames], size=6.4 / len(shown))
     text = _wrap(dataset.texts()[query], 90)
-    figure.suptitle(f"{title}\n“{text}”" if title else f"“{text}”", x=0.01, ha="left", fontsize=10)
+    head = f"{title}\n“{text}”" if title else f"“{text}”"
+    figure.suptitle(head, x=0.01, ha="left", fontsize=10, **AS_IT_IS)
     figure.set_figheight(figure.get_figheight() + 0.35 + 0.18 * text.count("\n"))
     return figure
 
@@ -151,7 +153,7 @@ def leaderboard(
             f"{found.mean:.1f}", (found.high, row), xytext=(7, 0), textcoords="offset points", va="center",
             fontsize=9, color=colour,
         )  # fmt: skip
-    axis.set_yticks(range(len(results)), list(results))
+    axis.set_yticks(range(len(results)), list(results), **AS_IT_IS)
     axis.invert_yaxis()
     axis.margins(x=0.12)
     axis.set(title=title, xlabel=xlabel)
@@ -180,7 +182,7 @@ def forest(
         axis.plot([interval.low, interval.high], [place, place], color=colour, linewidth=2)
         axis.plot(interval.mean, place, "o", color=colour, markersize=5)
     axis.axvline(0, color=INK, linewidth=0.8)
-    axis.set_yticks(range(len(rows)), list(rows) if names else [""] * len(rows))
+    axis.set_yticks(range(len(rows)), list(rows) if names else [""] * len(rows), **AS_IT_IS)
     axis.set_ylim(len(rows) - 0.5, -0.5)
     axis.grid(axis="x", alpha=0.25)
     axis.set(title=title, xlabel=xlabel)
@@ -205,7 +207,7 @@ def heat_maps(
     for axis, (name, matrix) in zip(axes[0], matrices.items(), strict=True):
         drawn = axis.imshow(matrix, **{"cmap": "cividis", "vmin": 0, "vmax": top, **kwargs})
         axis.set(xticks=[], yticks=[])
-        axis.set_title(name, fontsize=9)
+        axis.set_title(name, fontsize=9, **AS_IT_IS)
     figure.colorbar(drawn, ax=axes[0], shrink=0.75, label=label, pad=0.02)
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     return figure
@@ -261,8 +263,9 @@ def curve(
     axis.fill_between(x, low, high, color=color, alpha=0.18, linewidth=0)
     axis.plot(x, mean, color=color, linewidth=1.8, linestyle=linestyle)
     axis.annotate(
-        label, (x[-1], mean[-1]), xytext=(5, 0), textcoords="offset points", color=color, va="center"
-    )
+        label, (x[-1], mean[-1]), xytext=(5, 0), textcoords="offset points", color=color, va="center",
+        **AS_IT_IS,
+    )  # fmt: skip
 
 
 def _wrap(text: str, width: int = 46) -> str:

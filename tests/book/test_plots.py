@@ -1,4 +1,5 @@
 import base64
+import dataclasses
 import html
 import json
 import re
@@ -132,3 +133,41 @@ def test_a_slider_holds_every_picture_and_needs_no_kernel():
     assert base64.b64decode(frames[0].split(",")[1]).startswith(b"\x89PNG")
     assert "http" not in shown
     assert plt.get_fignums() == []
+
+
+DOLLARS = r"$5 or $\frac{ \$ ^_"
+
+
+def _said(world):
+    return dataclasses.replace(world, captions=((DOLLARS, DOLLARS),) * len(world))
+
+
+def _queries(world, pictures):
+    return plots.show_queries(_said(world), pictures, [0])
+
+
+def _results(world, pictures):
+    return plots.show_results(_said(world), pictures, 0, [1, 2])
+
+
+def _curve(world, pictures):
+    figure, axis = plt.subplots()
+    plots.curve(axis, [0, 1], [Interval(1.0, 0.5, 1.5)] * 2, label=DOLLARS)
+    return figure
+
+
+COMPARED = Comparison(Interval(1.0, -1.0, 3.0), 0.5, "not detectable")
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [_queries, _results, _curve,
+     lambda world, pictures: plots.picture_row(pictures[:2], [DOLLARS] * 2),
+     lambda world, pictures: plots.leaderboard({DOLLARS: Interval(1.0, 0.5, 1.5)}, title="one"),
+     lambda world, pictures: plots.forest({DOLLARS: COMPARED}, title="one", xlabel="points").figure,
+     lambda world, pictures: plots.heat_maps({DOLLARS: np.eye(2)}, title="one")],
+)  # fmt: skip
+def test_a_dollar_in_a_text_is_a_dollar(world, draw):
+    figure = draw(world, world.pictures)
+    assert DOLLARS[:4] in texts(figure)
+    drawn(figure)  # mathtext would raise here
