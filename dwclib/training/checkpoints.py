@@ -113,15 +113,15 @@ def prune(run: Path, keep: set[str], *, latest: int = 2) -> None:
             shutil.rmtree(path)
 
 
-def load_model(model: nn.Module, state: Mapping[str, Tensor], where: str | Path) -> None:
-    """Load weights into a model.
+def load_model(model: nn.Module, state: Any, where: str | Path) -> None:
+    """Load weights, by name, into a model.
 
     Raises
     ------
     CheckpointError
         When they belong to another architecture; the first difference is named.
     """
-    check_form(state, model.state_dict(), where)
+    check_form(state, model.state_dict(), where, "model")
     model.load_state_dict(state)
 
 
@@ -210,7 +210,7 @@ def random_states() -> dict[str, Any]:
     }
 
 
-def set_random_states(states: Mapping[str, Any], where: str | Path) -> None:
+def set_random_states(states: Any, where: str | Path) -> None:
     """Take up what `random_states` returned.
 
     Raises

@@ -23,7 +23,7 @@ from dwclib.training.logbook import Logbook
 if TYPE_CHECKING:
     from dwclib.training.runs import Run
 
-PARTS = ("model", "training", "random", "position", "identity")  # of a checkpoint
+TENSORS = ("model", "training", "random")  # the parts of a checkpoint that hold some
 BEGINNING = {"step": 0, "best": 0, "score": -1.0, "finer": -1.0}  # the best checkpoint's step and criterion
 
 
@@ -129,8 +129,8 @@ class Course:
             saved.prune(run.folder, {saved.name_of(self.position["best"])})
 
     def _take_up(self, checkpoint: Path) -> None:
-        run, state = self.run, saved.load_checkpoint(checkpoint, *PARTS)
-        saved.check_same(state["identity"], self.identity, run.folder)
+        run, state = self.run, saved.load_checkpoint(checkpoint, *TENSORS)
+        saved.check_same(saved.look_into(checkpoint, "identity"), self.identity, run.folder)
         self.position = position_at(checkpoint)
         if self.position["step"] > run.steps:
             raise ConfigError(

@@ -33,7 +33,7 @@ from dwclib.training.checkpoints import (
 )
 from dwclib.training.composer import Embedded, check_device, embed
 from dwclib.training.config import Config, parse_config
-from dwclib.training.course import PARTS, Course, interrupts, position_at
+from dwclib.training.course import Course, interrupts, position_at
 from dwclib.training.evaluation import recalls_of
 from dwclib.training.logbook import read_table
 from dwclib.training.model import build_model
@@ -137,10 +137,9 @@ class Run:
             raise CheckpointError("there is no checkpoint", where=self.folder, remedy="Train first.")
         best = position_at(found[-1])["best"]
         chosen = self.folder / name_of(best) if which == "best" and best else found[-1]
-        state = load_checkpoint(chosen, *PARTS)
         words = {key: value for key, value in self.identity.items() if "triplets" not in key}
-        check_same(state["identity"], words, chosen)
-        load_model(self.model, state["model"], chosen)
+        check_same(look_into(chosen, "identity"), words, chosen)
+        load_model(self.model, load_checkpoint(chosen, "model")["model"], chosen)
         self.model.eval()
         self.restored, self.is_best = step_of(chosen), which == "best" and best > 0
         return self

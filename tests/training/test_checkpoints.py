@@ -5,15 +5,21 @@ from __future__ import annotations
 import os
 import random
 import resource
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from strategies import JSON
 from torch import nn
 
-from dwclib.errors import CheckpointError
+from dwclib.errors import CheckpointError, DwcError
+from dwclib.training.batches import batches
 from dwclib.training.checkpoints import (
     checkpoints,
     load_checkpoint,
@@ -23,6 +29,9 @@ from dwclib.training.checkpoints import (
     save_checkpoint,
     set_random_states,
 )
+from dwclib.training.config import parse_config
+from dwclib.training.course import Course
+from dwclib.training.runs import Run
 
 
 def _state() -> dict:
@@ -92,6 +101,120 @@ def test_a_damaged_checkpoint_is_named(tmp_path, name: str, damage: str) -> None
         (folder / name).write_bytes(content[: len(content) // 2])
     with pytest.raises(CheckpointError, match="step-00000003"):
         load_checkpoint(folder)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Run:
+    """Train the quick stream for a few steps."""
+    values = {
+        "data": {"train_images": 60, "train_queries": 60, "val_images": 40, "val_queries": 20},
+        "model": {"dim": 8, "streams": ["clip"]},
+        "training": {"epochs": 4, "batch": 16, "validation_share": 0.1},
+    }
+    config = parse_config(values, "test")
+    return Run(config, tmp_path_factory.mktemp("run"), device="cpu").train(stop_after=2, progress=False)
+
+
+@pytest.fixture(scope="module")
+def good(run: Run, tmp_path_factory) -> Path:
+    """Return a copy of its checkpoint that no test changes."""
+    return shutil.copytree(checkpoints(run.folder)[-1], tmp_path_factory.mktemp("good") / "step-00000002")
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_no_damaged_byte_goes_unnoticed(good: Path, tmp_path, data) -> None:
+    folder = tmp_path / "step-00000002"
+    shutil.copytree(good, folder, dirs_exist_ok=True)
+    path = folder / data.draw(st.sampled_from(sorted(path.name for path in good.iterdir())))
+    content = bytearray(path.read_bytes())
+    if data.draw(st.booleans()):
+        del content[data.draw(st.integers(0, len(content) - 1)) :]
+    else:
+        content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="step-00000002"):
+        load_checkpoint(folder)
+
+
+def _places(value, path=()) -> list[tuple]:
+    """Return the way to every value within dictionaries and lists."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(place for key, item in inner for place in _places(item, (*path, key)))]
+
+
+def _put(state: dict, path: tuple, value) -> None:
+    for key in path[:-1]:
+        state = state[key]
+    state[path[-1]] = value
+
+
+TENSORS = st.sampled_from(
+    [
+        torch.zeros(1),
+        torch.zeros(0),
+        torch.ones(3, 3),
+        torch.zeros((), dtype=torch.int64),
+        torch.ones(8).double(),
+    ]
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(data=st.data())
+def test_a_hostile_checkpoint_in_good_order_is_refused_or_trains(run: Run, good: Path, data) -> None:
+    """Its manifest is right: only keys, shapes and types tell. Nothing may crash, nor leave the folder."""
+    state, folder = load_checkpoint(good), run.folder / good.name
+    places = [path for path in _places(state) if path and path[:2] != ("random", "python")]
+    _put(state, data.draw(st.sampled_from(places)), data.draw(JSON | TENSORS))
+    shutil.rmtree(folder)
+    save_checkpoint(folder, state)
+    try:
+        course = Course(run)
+        for batch in batches(run.training, run.config.training, epoch=0):
+            course.trainer.step(batch)
+        run.restore("last")
+    except DwcError:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("training", "optimizers", "clip", "state", 0, "exp_avg"), torch.zeros(1), r"\(1,\) float32 in the"),
+        (
+            ("training", "optimizers", "clip", "state", 0, "exp_avg_sq"),
+            torch.zeros(8, 64).double(),
+            "float64",
+        ),
+        (("training", "optimizers", "clip", "state", 99), {}, "is dict in the checkpoint and nothing here"),
+        (("training", "schedulers", "clip", "step"), 1, "is int in the checkpoint and nothing here"),
+        (("training", "schedulers", "clip", "last_epoch"), "2", "is str in the checkpoint and int here"),
+        (("model", "clip.image_head.0.bias"), torch.zeros(9), r"\(9,\) float32 in the"),
+        (("random", "numpy", 2), 10**6, "place 1000000"),
+        (("random", "torch"), torch.zeros(3, dtype=torch.uint8), "cannot be read"),
+        (("position", "best"), "../../elsewhere", "is str in the checkpoint and int here"),
+        (("position",), {"step": 2}, "is nothing in the checkpoint"),
+    ],
+)
+def test_what_a_checkpoint_holds_is_compared_with_what_takes_it(run: Run, good, path, value, message) -> None:
+    state, folder = load_checkpoint(good), run.folder / good.name
+    _put(state, path, value)
+    shutil.rmtree(folder)
+    save_checkpoint(folder, state)
+    with pytest.raises(CheckpointError, match=message):
+        Course(run)
+
+
+def test_what_a_configuration_chooses_is_not_taken_from_a_checkpoint(run: Run, good: Path) -> None:
+    state, folder = load_checkpoint(good), run.folder / good.name
+    group = state["training"]["optimizers"]["clip"]["param_groups"][0]
+    group |= {"weight_decay": 9.0, "capturable": True, "maximize": True, "lr": 0.5}
+    shutil.rmtree(folder)
+    save_checkpoint(folder, state)
+    found = Course(run).trainer.optimizers["clip"].param_groups[0]
+    assert (found["weight_decay"], found["capturable"], found["maximize"]) == (1e-6, False, False)
+    assert found["lr"] == 0.5
 
 
 def test_another_format_is_refused(tmp_path) -> None:

@@ -233,6 +233,16 @@ def copy(clip_only: Run, tmp_path) -> Path:
     return shutil.copytree(clip_only.folder, tmp_path / "copy")
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def shared_cache(cache: Path, monkeypatch) -> None:
+    monkeypatch.setenv("DWC_CACHE", str(cache))
+
+
 def _alone(**training) -> Config:
     return _config(**training).but(model={"streams": ["clip"]})
 
@@ -385,8 +395,7 @@ def test_what_the_machine_cannot_do_is_told_before_anything_is_loaded(tmp_path) 
     assert not (tmp_path / "run").exists()
 
 
-def test_a_second_program_waits_for_a_shared_run(tmp_path, monkeypatch, capsys) -> None:
-    monkeypatch.setenv("DWC_CACHE", str(tmp_path))
+def test_a_second_program_waits_for_a_shared_run(shared_cache: None, capsys) -> None:
     config = _alone(epochs=1)
     first = shared_run(config, device="cpu", progress=False)
     told, holds = [], threading.Event()
@@ -407,11 +416,10 @@ def test_a_second_program_waits_for_a_shared_run(tmp_path, monkeypatch, capsys) 
     assert "another process trains this run; waiting for it" in "".join(told)
 
 
-def test_a_shared_run_shows_a_bar_without_widgets(tmp_path, monkeypatch, capsys) -> None:
-    monkeypatch.setenv("DWC_CACHE", str(tmp_path))
+def test_a_shared_run_shows_a_bar_without_widgets(shared_cache: None, capsys) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        shared_run(_alone(epochs=1), device="cpu", progress=True)
+        shared_run(_alone(epochs=1, alpha=0.3), device="cpu", progress=True)
     assert re.search(r"train: 100%.* 6/6 .*R@10=", capsys.readouterr().err)
 
 
@@ -475,8 +483,7 @@ def test_errors_are_one_family() -> None:
     assert issubclass(CheckpointError, DwcError)
 
 
-def test_a_shared_run_is_trained_once(tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv("DWC_CACHE", str(tmp_path))
+def test_a_shared_run_is_trained_once(shared_cache: None) -> None:
     config = _config(epochs=1).but(model={"streams": ["clip"]})
     first = shared_run(config, device="cpu", progress=False)
     written = (first.folder / "log.csv").stat().st_mtime_ns
