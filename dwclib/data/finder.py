@@ -132,12 +132,9 @@ def _stem(name: str) -> str:
 
 def _fitting(name: str, photos: list[Photo], place: str, prefer: str) -> list[str]:
     """Return the files whose path ends with a name; preferred ones alone where there are any."""
-    fitting = [
-        photo for photo in photos if photo.name == name or f"/{place}/{photo.name}".endswith(f"/{name}")
-    ]
-    if len(fitting) < 2:
-        return [photo.path for photo in fitting]
-    return [photo.path for photo in fitting if f"/{prefer}/" in f"/{photo.name}"] or [p.path for p in fitting]
+    fitting = [photo for photo in photos if f"/{place}/{photo.name}".endswith(f"/{name}")]
+    preferred = [photo for photo in fitting if f"/{prefer}/" in f"/{photo.name}"]
+    return [photo.path for photo in preferred or fitting]
 
 
 def _same(paths: list[str]) -> bool:

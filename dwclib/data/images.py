@@ -225,14 +225,11 @@ def _make(whole: _Whole, make: Any, workers: int) -> tuple[_Whole, dict[str, str
 
     unfinished = replace(whole, path=whole.path.with_suffix(".parts") / "whole.npy")
     unfinished.begin()
-    notes, chunks = [], whole.chunks()
+    chunks = whole.chunks()
     made = Parallel(n_jobs=workers, return_as="generator")(
         delayed(_make_chunk)(unfinished, make, chunk) for chunk in chunks
     )
-    with tqdm(total=whole.count, desc="images", delay=PATIENCE) as bar:
-        for chunk, note in zip(chunks, made, strict=True):
-            notes.append(note)
-            bar.update(len(chunk))
+    notes = list(tqdm(made, "images", len(chunks), unit_scale=CHUNK, delay=PATIENCE))
     unreadable = {number: why for note in notes for number, why in note["unreadable"].items()}
     if any(note["may pass"] for note in notes):
         return unfinished, unreadable

@@ -172,10 +172,10 @@ def write_pictures(
 def _state(path: Path | None) -> list[object]:
     """Return what is another when a file has been replaced, even by one with its old time stamp."""
     try:
-        state = os.stat(path) if path else None
-    except OSError:  # a link to nowhere
-        state = None
-    return [str(path), *((state.st_size, state.st_mtime_ns) if state else ())]
+        state = os.stat(path or "")
+    except OSError:  # no file, or a link to nowhere
+        return [str(path)]
+    return [str(path), state.st_size, state.st_mtime_ns]
 
 
 def _read(files: Sequence[Path | None], size: int, index: int) -> UInt8[np.ndarray, "size size 3"]:
