@@ -90,7 +90,7 @@ def _config(book: Book) -> dict[str, Any]:
 
 
 def _staged(notebook: Notebook) -> Notebook:
-    """Write the stamp under the title and hide the cell that papermill injected."""
+    """Write the stamp under the title, hide the cell that papermill injected, and leave out progress bars."""
     stamp = notebook["metadata"]["dwc_book"]
     versions = stamp["versions"]
     line = (
@@ -103,7 +103,14 @@ def _staged(notebook: Notebook) -> Notebook:
     for cell in notebook["cells"]:
         if "injected-parameters" in tags_of(cell):
             cell["metadata"]["tags"].append("remove-cell")
+        if cell["cell_type"] == "code":
+            cell["outputs"] = [output for output in cell["outputs"] if not _is_progress(output)]
     return notebook
+
+
+def _is_progress(output: dict[str, Any]) -> bool:
+    """Tell whether an output is a bar or a log, which no reader needs: on stderr, and no warning."""
+    return output.get("name") == "stderr" and "Warning: " not in "".join(output["text"])
 
 
 def _render(book: Book, stage: Path) -> None:

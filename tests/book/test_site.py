@@ -102,8 +102,9 @@ def test_equations_are_rendered(visit, name):
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_tables_that_cells_display_are_tables(visit, name):
+def test_tables_that_cells_display_are_tables_and_no_bar_or_warning_is_shown(visit, name):
     page, _, _ = visit(name)
+    assert page.locator(".cell_output .stderr").count() == 0
     assert "|---|" not in page.evaluate(MEASURE)["text"].replace("—", "---")
 
 
