@@ -123,7 +123,10 @@ def dials_from(values: dict[str, Any]) -> Dials:
     if unknown := set(values) - set(Dials.__dataclass_fields__):
         raise ValueError(f"There is no dial {sorted(unknown)[0]!r}")
     turned: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
-    return Dials(**turned)
+    try:
+        return Dials(**turned)
+    except TypeError as error:
+        raise ValueError("a dial cannot be set so") from error
 
 
 def load_data(data: DataConfig | PhotoConfig) -> tuple[Any, Any]:
@@ -203,11 +206,12 @@ def report(name: str, root: Path | str) -> tuple[list[str], bool]:
     from dwclib.data.finder import places
 
     module, (counts, problems) = _module(name), census(name, root)
-    lines = [f"{'':44} {'found':>8} {'expected':>10}"]
+    width = max((len(count.what) for count in counts), default=0)
+    lines = [f"{'':{width}} {'found':>8} {'expected':>10}"]
     for count in counts:
         expected = "" if count.expected is None else f"{count.expected:,}"
         sign = "  differs" if count.differs else ""
-        lines.append(f"{count.what:44} {count.found:8,} {expected:>10}{sign}")
+        lines.append(f"{count.what:{width}} {count.found:8,} {expected:>10}{sign}")
     labels = defaultdict(list)
     for label, error in problems.items():
         labels[str(error)].append(label)

@@ -43,7 +43,10 @@ def unpack(text: str) -> np.ndarray:
     """
     try:
         kind, packed = text.split(":")
-        numbers = decompressobj().decompress(b64decode(packed, validate=True), 2 * MOST)
+        whole = decompressobj()
+        numbers = whole.decompress(b64decode(packed, validate=True), 2 * MOST)
+        if not whole.eof:
+            raise ValueError("cut short, or too many")
         return np.frombuffer(numbers, dtype={"uint16": np.uint16, "float16": np.float16}[kind])
     except (ValueError, KeyError, ZlibError) as error:
         raise ResultsError("packed numbers are damaged", where=brief(text), remedy=REMEDY) from error
