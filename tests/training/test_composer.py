@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -116,6 +119,40 @@ def test_bad_features_are_named(kind):
 def test_a_batch_that_cannot_be_filled_is_refused(batch):
     with pytest.raises(ConfigError, match="2 to 64"):
         fit(batch=batch)
+
+
+@pytest.mark.parametrize(
+    "setting", [{"epochs": 0}, {"temperature": 0.0}, {"learning_rate": -1.0}, {"weight_decay": float("nan")},
+                {"seed": -1}, {"device": "abacus"}]
+)  # fmt: skip
+def test_a_setting_that_cannot_be_is_told_by_its_name(setting):
+    with pytest.raises(ConfigError, match=next(iter(setting))):
+        fit(**setting)
+
+
+@pytest.mark.parametrize("composer", [ClipStream, *BASELINES.values()])
+def test_a_width_is_a_positive_number(composer):
+    with pytest.raises(ConfigError, match="dim = -1"):
+        composer(16, dim=-1)
+
+
+def test_settings_of_another_type_are_told_too():
+    """Without the tests' own check of types, as in a notebook."""
+    code = (
+        "import numpy as np, torch; from dwclib.data.triplets import Triplets\n"
+        "from dwclib.encoders import Features; from dwclib.errors import DwcError\n"
+        "from dwclib.streams import ClipStream; from dwclib.training import train\n"
+        "one, other = np.array([0, 1]), np.array([1, 0])\n"
+        "toy = Triplets(name='toy', image_ids=('a', 'b'), identities=one, references=one, targets=other,\n"
+        "               captions=(('x',),) * 2, gallery=one)\n"
+        "features = Features(torch.ones(2, 4), torch.ones(2, 4))\n"
+        "for setting in ({'seed': 'a'}, {'epochs': 'a'}, {'epochs': 1.5}, {'batch': 'a'}, {'batch': 2.0},\n"
+        "                {'learning_rate': 'a'}):\n"
+        "    try: train(ClipStream(4, dim=8), features, toy, **{'batch': 2, **setting})\n"
+        "    except DwcError as error: print(error)\n"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert len(found.stdout.splitlines()) == 6, found.stdout
 
 
 def test_a_seed_is_a_natural_number():

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from strategies import JSON
 
 from dwclib.data.datasets import dials_from
 from dwclib.errors import ConfigError
@@ -43,6 +49,13 @@ def test_values_are_read_and_written_back(tmp_path) -> None:
         ("model: {dim: 100}", "model.dim"),
         ("data: {dataset: imagenet}", "data.dataset"),
         ("[1, 2]", "the file"),
+        ("training: {seed: 4294967296}", "training.seed"),
+        ("training: {learning_rate: .inf}", "training.learning_rate"),
+        ("training: {workers: 100000}", "training.workers"),
+        ("model: {dim: 8000000000}", "model.dim"),
+        ("data: {dials: {noise: [1, 2]}}", "data.dials"),
+        ("data: {dials: {noise: much}}", "data.dials"),
+        ("1: 2", "1"),
     ],
 )
 def test_unknown_and_ill_typed_keys_are_refused_by_name(tmp_path, text: str, key: str) -> None:
@@ -53,12 +66,52 @@ def test_unknown_and_ill_typed_keys_are_refused_by_name(tmp_path, text: str, key
     assert error.value.where.endswith("run.yml")
 
 
-@pytest.mark.parametrize("text", ["a: [", None])
-def test_no_yaml_and_no_file_are_told(tmp_path, text: str | None) -> None:
+@pytest.mark.parametrize(
+    "text", [b"a: [", b"training: {epochs: 3, epochs: 4}", "# Kleidergr\u00f6\u00dfe".encode("latin-1"), None]
+)
+def test_no_yaml_and_no_file_are_told(tmp_path, text: bytes | None) -> None:
     if text:
-        (tmp_path / "run.yml").write_text(text)
+        (tmp_path / "run.yml").write_bytes(text)
     with pytest.raises(ConfigError, match="cannot be read"):
         read_config(tmp_path / "run.yml")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_recipe_is_read_as_editors_write_it(tmp_path, encoding: str) -> None:
+    text = "# Kleidergr\u00f6\u00dfe\r\ntraining: {learning_rate: 1e-3, seed: 4294967295}\r\n"
+    (tmp_path / "run.yml").write_bytes(text.encode(encoding))
+    training = read_config(tmp_path / "run.yml").training
+    assert (training.learning_rate, training.seed) == (1e-3, 2**32 - 1)
+
+
+def _places(value, path=()) -> list[tuple]:
+    inner = value.items() if isinstance(value, dict) else ()
+    return [path, *(place for key, item in inner for place in _places(item, (*path, key)))]
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_recipe_is_read_or_refused_in_one_line(tmp_path, data) -> None:
+    """One value of a good recipe is replaced, or one stretch of its text."""
+    values = read_recipe("synthfashion-smoke").model_dump()
+    *way, last = data.draw(st.sampled_from([place for place in _places(values) if place]))
+    inner = values
+    for key in way:
+        inner = inner[key]
+    inner[last] = data.draw(JSON)
+    text = yaml.safe_dump(values).encode()
+    if data.draw(st.booleans()):
+        start = data.draw(st.integers(0, len(text)))
+        text = text[:start] + data.draw(st.binary(max_size=6)) + text[start + data.draw(st.integers(0, 6)) :]
+    (tmp_path / "run.yml").write_bytes(text)
+    try:
+        config = read_config(tmp_path / "run.yml")
+    except ConfigError as error:
+        told = str(error)
+        assert (len(told.splitlines()), len(told) < 800) == (1, True)
+    else:
+        assert parse_config(json.loads(json.dumps(config.model_dump())), "again") == config
+        assert config.resolved().choices() == config.resolved().resolved().choices()
 
 
 @pytest.mark.parametrize("name", [path.stem for path in RECIPES.glob("*.yml")])
@@ -95,3 +148,19 @@ def test_a_modality_weight_is_a_share_or_a_known_word(weight):
     with pytest.raises(ConfigError, match="modality_weight"):
         read_recipe("synthfashion-smoke").but(model={"modality_weight": weight})
     assert read_recipe("synthfashion-smoke").but(model={"modality_weight": 0.5}).model.modality_weight == 0.5
+
+
+def test_paths_are_resolved_and_words_are_not(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "book").mkdir()  # no folder of weights, though it has the name of the book's own
+    (tmp_path / "cnn.safetensors").touch()
+    model = {"clip": "RN50", "clip_weights": "openai", "cnn": "resnet50", "cnn_weights": "cnn.safetensors"}
+    config = parse_config({"model": model, "data": {"dataset": "own", "root": "~/own"}}, "test")
+    found = config.resolved()
+    assert found.data.root == str(tmp_path / "home" / "own")
+    assert found.model.cnn_weights == str(tmp_path / "cnn.safetensors")
+    assert (found.model.clip, found.model.clip_weights, found.model.cnn) == ("RN50", "openai", "resnet50")
+    assert Config().resolved() == Config()
+    moved = found.but(model={"cnn_weights": "/elsewhere/cnn.safetensors"}, data={"root": "/elsewhere"})
+    assert moved.choices() == found.choices()
