@@ -133,7 +133,7 @@ def in_form(notebook: Notebook, stamp: Mapping[str, Any]) -> Notebook:
     notebook = normalised(notebook)
     code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     for number, cell in enumerate(code, start=1):
-        kept = [one for one in cell["outputs"] if one.get("name") != "stderr" and CHECKED in tags_of(cell)]
+        kept = _in_one_piece(cell["outputs"]) if CHECKED in tags_of(cell) else []
         cell["outputs"], cell["execution_count"] = kept, number if kept else None
         for output in kept:
             output |= {"execution_count": number} if "execution_count" in output else {}
@@ -141,6 +141,18 @@ def in_form(notebook: Notebook, stamp: Mapping[str, Any]) -> Notebook:
     said = re.sub(r"(?<=\*\*Time\*\*: )[^.]+(?=\.)", _time_of(notebook, stamp), source_of(title))
     title["source"] = said.splitlines(keepends=True)
     return notebook
+
+
+def _in_one_piece(outputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Join what was printed, which comes in as many pieces as chance will have, and leave out stderr."""
+    joined: list[dict[str, Any]] = []
+    for output in outputs:
+        if output.get("name") == "stdout" and joined and joined[-1].get("name") == "stdout":
+            text = "".join(joined[-1]["text"]) + "".join(output["text"])
+            joined[-1] = {**output, "text": text.splitlines(keepends=True)}
+        elif output.get("name") != "stderr":
+            joined.append(output)
+    return joined
 
 
 def _time_of(notebook: Notebook, stamp: Mapping[str, Any]) -> str:
@@ -151,7 +163,8 @@ def _time_of(notebook: Notebook, stamp: Mapping[str, Any]) -> str:
 
 def stamp_of(path: Path) -> dict[str, Any]:
     """Return when, where and from what an executed notebook was made."""
-    return read_notebook(path)["metadata"].get("dwc_book", {})
+    stamp = read_notebook(path)["metadata"].get("dwc_book")
+    return stamp if isinstance(stamp, dict) else {}
 
 
 def laptop_stamps(root: Path) -> Mapping[str, Mapping[str, Any]]:
