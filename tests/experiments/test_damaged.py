@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from strategies import JSON
 
@@ -153,9 +153,11 @@ def test_no_number_is_changed_without_a_word(name, tmp_path, data):
     digits = [place for place, letter in enumerate(text) if letter.isdigit()]
     place = data.draw(st.sampled_from(digits))
     other = data.draw(st.sampled_from([digit for digit in "123456789" if digit != text[place]]))
+    changed = text[:place] + other + text[place + 1 :]
+    assume(json.loads(changed) != json.loads(text))  # the last of many digits says nothing
     path = tmp_path / KINDS[name].name
     path.parent.mkdir(exist_ok=True)
-    path.write_text(text[:place] + other + text[place + 1 :])
+    path.write_text(changed)
     with pytest.raises(ResultsError):
         KINDS[name].use(tmp_path)
 
