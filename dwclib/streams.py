@@ -16,6 +16,7 @@ from dwclib.encoders import GeM, ResNet, WordLstm
 from dwclib.errors import ConfigError, check_least
 
 STREAMS = ("clip", "cnn")
+Inputs = Shaped[Tensor, "batch ..."]  # images or texts, as a stream reads them
 Maps = Float[Tensor, "batch channels rows columns"]  # X, a ResNet's feature maps
 Words = Int[Tensor, "batch words"]  # the numbers of a text's words, 0 after its end
 
@@ -55,7 +56,7 @@ class Placed(NamedTuple):
 class Composer(nn.Module, ABC):
     """What streams, baselines and ablations share: they compose queries and embed targets, in one space."""
 
-    def encode(self, images: Shaped[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
+    def encode(self, images: Inputs) -> Float[Tensor, "batch ..."]:
         """Turn images, as a dataset's inputs hold them, into the features that the other methods take.
 
         Composers on frozen features are given the features themselves, and pass them on.
@@ -72,12 +73,7 @@ class Composer(nn.Module, ABC):
     def embed_target(self, image_features: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch dim"]:
         """Embed the encoder's features of target or gallery images: y, (batch, dim), rows of length one."""
 
-    def forward(
-        self,
-        references: Shaped[Tensor, "batch ..."],
-        targets: Shaped[Tensor, "batch ..."],
-        texts: Shaped[Tensor, "batch ..."],
-    ) -> Placed:
+    def forward(self, references: Inputs, targets: Inputs, texts: Inputs) -> Placed:
         """Place a batch of triplets: queries and targets in one pass, the one that training learns from."""
         reference, target = self.encode(references), self.encode(targets)
         return Placed(self.compose(reference, texts), self.embed_target(target), reference, target)

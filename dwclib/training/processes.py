@@ -33,8 +33,6 @@ from torch import Tensor, nn
 from dwclib.errors import ConfigError, DwcError, TrainingError
 from dwclib.training.checkpoints import checkpoints
 
-PATIENCE = timedelta(hours=3)  # one process may have to decode and encode a dataset for all
-
 
 def count() -> int:
     """Return how many processes train together."""
@@ -62,10 +60,13 @@ def accelerator(folder: Path, *, device: str | None = None) -> Accelerator:
     # Where there is no GPU, accelerate joins processes only if it is told to use the CPU.
     cpu = device == "cpu" or ("WORLD_SIZE" in os.environ and not torch.cuda.is_available())
     # The graph is the same in each step; editors that an ablation leaves out have no gradient in any.
-    once = utils.DistributedDataParallelKwargs(static_graph=True)
-    wishes = [utils.InitProcessGroupKwargs(timeout=PATIENCE), once]
+    same = utils.DistributedDataParallelKwargs(static_graph=True)
+    # One process may have to decode and encode a dataset for all.
+    wishes = [utils.InitProcessGroupKwargs(timeout=timedelta(hours=3)), same]
     try:
-        found = Accelerator(cpu=cpu, log_with="tensorboard", project_dir=folder, kwargs_handlers=wishes)
+        found = Accelerator(  # whose own mixed precision a launcher could ask for, beside the recipe's
+            cpu=cpu, mixed_precision="no", log_with="tensorboard", project_dir=folder, kwargs_handlers=wishes
+        )
     except (ValueError, dist.DistError) as error:
         raise ConfigError(
             f"the other processes cannot be joined ({error})",
@@ -145,7 +146,6 @@ def one_voice(folder: Path) -> Iterator[None]:
 
 def _is_first_to_tell(folder: Path) -> bool:
     try:
-        store = dist.distributed_c10d._get_default_store()
-        return store.add(f"dwclib/told/{folder}", 1) == 1
+        return dist.distributed_c10d._get_default_store().add(f"dwclib/told/{folder}", 1) == 1
     except RuntimeError:  # it went with the process that kept it
         return True
