@@ -23,13 +23,13 @@ from typing import Any
 import platformdirs
 import yaml
 
-from dwclib.errors import CLONE, ConfigError
+from dwclib.errors import BOOK_DATA, CLONE, ConfigError
 
-PACKAGE = Path(__file__).resolve().parent
+PACKAGE = BOOK_DATA.parent
 ROOT = PACKAGE.parent
 # Else an installed package, whose folder is never written to.
 IS_CHECKOUT = (ROOT / "pyproject.toml").is_file()
-DATA = ROOT / "data" if IS_CHECKOUT else PACKAGE / "_data"  # networks, recipes, grids, rows, reported results
+DATA = ROOT / "data" if IS_CHECKOUT else BOOK_DATA  # networks, recipes, grids, rows, reported results
 
 
 def cache_folder(*parts: str) -> Path:
@@ -61,6 +61,23 @@ def scratch() -> Path:
     return folder
 
 
+def bytes_of(path: Path, *, most: int) -> bytes:
+    """Read a file that may have so many bytes.
+
+    Raises
+    ------
+    OSError
+        When it is not there, or may not be read.
+    ValueError
+        When it is no regular file, or larger.
+    """
+    if path.exists() and not path.is_file():
+        raise ValueError("it is no file")
+    if (size := path.stat().st_size) > most:
+        raise ValueError(f"it has {size:,} bytes")
+    return path.read_bytes()
+
+
 def text_of(path: Path, *, most: int = 16 * 2**20) -> str:
     """Read a text file as the editors of all systems write it: UTF-8, or UTF-16 with its mark.
 
@@ -75,11 +92,7 @@ def text_of(path: Path, *, most: int = 16 * 2**20) -> str:
     ValueError
         When it is no regular file, larger, or in another encoding.
     """
-    if path.exists() and not path.is_file():
-        raise ValueError("it is no file")
-    if (size := path.stat().st_size) > most:
-        raise ValueError(f"it has {size:,} bytes")
-    content = path.read_bytes()
+    content = bytes_of(path, most=most)
     marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
         return content.decode("utf-16" if marked else "utf-8-sig")
@@ -167,8 +180,7 @@ def atomic(path: Path) -> Iterator[Path]:
     ConfigError
         When the folder cannot be written to, or is the installed package's own.
     """
-    if not IS_CHECKOUT and PACKAGE in path.absolute().parents:
-        raise ConfigError("an installed package is not changed", where=path, remedy=CLONE)
+    check_changeable(path)
     with writable(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         workspace = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
@@ -186,6 +198,15 @@ def check_writable(folder: Path) -> None:
     with writable(folder, "Name a folder that you may write to."):
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
+
+
+def check_changeable(path: Path) -> None:
+    """Raise a ConfigError for a path in the installed package's own folder, where nothing is written.
+
+    What computes long before it writes calls this first.
+    """
+    if not IS_CHECKOUT and PACKAGE in path.absolute().parents:
+        raise ConfigError("an installed package is not changed", where=path, remedy=CLONE)
 
 
 @contextlib.contextmanager

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import codecs
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from reprlib import repr as brief  # never long, never deep, whatever a file holds
@@ -17,6 +16,7 @@ import numpy as np
 from dwclib.data.photos import PhotoTriplets
 from dwclib.data.triplets import check_captions, check_image_ids
 from dwclib.errors import ConfigError, DatasetError, check_choice
+from dwclib.files import bytes_of, text_of
 
 MOST_BYTES = 512 * 2**20  # more is no annotation file
 
@@ -142,44 +142,20 @@ def locate(root: Path, *names: str, below: Sequence[str] = ("",)) -> list[Path]:
     return [paths[0] for paths in found.values()]
 
 
-def read_bytes(path: Path) -> bytes:
-    """Read an annotation file.
-
-    Raises
-    ------
-    DatasetError
-        When it is no file, too large, or cannot be read.
-    """
-    try:
-        if not path.is_file():  # a pipe would be waited for without end
-            raise ValueError("there is no such file")
-        if (size := path.stat().st_size) > MOST_BYTES:
-            raise ValueError(f"it has {size:,} bytes")
-        return path.read_bytes()
-    except (OSError, ValueError) as error:
-        raise DatasetError(
-            f"the annotations cannot be read ({error})", where=path, remedy="Fetch the file again."
-        ) from error
-
-
 def read_text(path: Path) -> str:
     """Read a text file in UTF-8, or in UTF-16 with its mark, as PowerShell writes it.
 
     Raises
     ------
     DatasetError
-        When it cannot be read, or is in another encoding.
+        When it is no file, too large, in another encoding, or cannot be read.
     """
-    content = read_bytes(path)
-    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    try:
-        return content.decode("utf-16" if wide else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DatasetError(
-            f"it is no text in UTF-8 ({error.reason} at byte {error.start})",
-            where=path,
-            remedy="Save it in UTF-8.",
-        ) from error
+    return _read(path, text_of)
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a file that is no text; raise DatasetError where that is not possible."""
+    return _read(path, bytes_of)
 
 
 def read_json(path: Path, kind: type[list | dict]) -> Any:
@@ -256,6 +232,17 @@ def write_json(path: Path, content: list | dict) -> None:
     """Write an annotation file, and its folder when it is not there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _read(path: Path, how: Callable[..., Any]) -> Any:
+    try:
+        return how(path, most=MOST_BYTES)
+    except (OSError, ValueError) as error:
+        raise DatasetError(
+            f"the annotations cannot be read ({error})",
+            where=path,
+            remedy="Fetch them again, or save them in UTF-8.",
+        ) from error
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

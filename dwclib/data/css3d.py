@@ -24,6 +24,7 @@ SPLITS = ("train", "test")
 FILE = "css_toy_dataset_novel2_small.dup.npy"
 PARTS = {split: records.Part({"split": split}) for split in SPLITS}
 ARRAY = re.compile(r"[<>|=][biufSU]\d{1,4}")  # types whose bytes are numbers or texts
+MOST_BITS = 10_000
 MOST_OBJECTS = 20_000_000  # more fill the memory of a laptop
 STAND_INS = {"numpy.ndarray", "numpy.dtype"} | {
     f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("_reconstruct", "scalar")
@@ -228,8 +229,8 @@ def _dict(items: list[Any]) -> dict[str | int, Any]:
 
 
 def _small(datum: Any) -> Any:
-    if isinstance(datum, int) and datum.bit_length() > 64:
-        raise pickle.UnpicklingError("a number has more than 64 bits")
+    if isinstance(datum, int) and datum.bit_length() > MOST_BITS:  # Python would not write it down
+        raise pickle.UnpicklingError(f"a number has more than {MOST_BITS:,} bits")
     return datum
 
 

@@ -216,8 +216,9 @@ def report(name: str, root: Path | str) -> tuple[list[str], bool]:
     for label, error in problems.items():
         labels[str(error)].append(label)
     lines += [f"not counted: {'; '.join(parts)}\n    {error}" for error, parts in labels.items()]
-    looked = places(_folder(name, root), getattr(module, "BESIDE", ()))
-    lines.append(f"photos were looked for in {', '.join(map(str, looked))}")
+    if any(count.differs for count in counts if count.what.endswith("with a file")):
+        looked = places(_folder(name, root), getattr(module, "BESIDE", ()))
+        lines.append(f"photos were looked for in {', '.join(map(str, looked))}")
     differing = sum(count.differs for count in counts)
     compared = sum(count.expected is not None for count in counts)
     verdict = f"{differing} of {compared} counts differ from what is expected"
@@ -291,10 +292,11 @@ def _counts(label: str, part: Part, dataset: PhotoTriplets) -> list[Count]:
     files, queries = dataset.files, dataset.annotated
     counts = [
         Count("triplets", queries, part.triplets),
-        Count("triplets that can be asked", len(dataset), queries),
         Count("images", len(files), part.images),
         Count("images with a file", len(files) - files.count(None), len(files)),
     ]
+    if len(dataset) < queries:
+        counts.append(Count("triplets that can be asked", len(dataset), queries))
     if dataset.hit == "identity":
         counts.append(Count("identities", len(set(dataset.identities.tolist()))))
     return [count._replace(what=f"{label}: {count.what}") for count in counts]

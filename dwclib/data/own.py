@@ -12,7 +12,7 @@ from dwclib.data import annotations as records
 from dwclib.data.finder import ENDINGS, photos_below, without_ending
 from dwclib.data.photos import PhotoTriplets, write_pictures
 from dwclib.data.synthfashion import SynthFashion
-from dwclib.data.triplets import check_image_ids, stays_below
+from dwclib.data.triplets import LEAVES, check_image_ids
 from dwclib.errors import ConfigError, DatasetError, check_choice
 from dwclib.files import fingerprint
 
@@ -49,7 +49,7 @@ def images_of(folder: Path) -> Images:
     found = sorted(
         (photo.name, Path(photo.path))
         for photo in photos_below(folder)
-        if photo.path.lower().endswith(ENDINGS) and stays_below(photo.name)
+        if photo.path.lower().endswith(ENDINGS) and not LEAVES.match(photo.name)
     )
     if not found:
         raise DatasetError(

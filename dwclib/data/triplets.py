@@ -161,11 +161,6 @@ def check_captions(captions: Sequence[object], where: str) -> None:
             )
 
 
-def stays_below(image_id: str) -> bool:
-    """Return whether an image id names a file below a folder, on every system."""
-    return not LEAVES.match(image_id)
-
-
 def check_image_ids(image_ids: Sequence[object], where: str) -> None:
     """Raise DatasetError for an image id that is no text, occurs twice, or would leave its folder."""
     seen: set[str] = set()
@@ -173,7 +168,7 @@ def check_image_ids(image_ids: Sequence[object], where: str) -> None:
         problem = ""
         if not isinstance(image_id, str):
             problem = f"{brief(image_id)} is no text"
-        elif not stays_below(image_id):
+        elif LEAVES.match(image_id):
             problem = f"{image_id!r} leaves the image folder"
         elif image_id in seen:
             problem = f"{image_id!r} occurs twice"

@@ -272,7 +272,7 @@ DEEP = b"}" + b")" + b"\x85" * 20_000 + b"K\x01s", b"]" * 20_000 + b"a" * 19_999
             "arrays are longer than the file",
         ),
         (b"](}(U\x04test" + SPLIT + MOD + b"q\x05" + b"h\x05" * 500 + b"euue", "more triplets than the file"),
-        (b"](}(U\x04test" + SPLIT + HUGE + b"euue", "a number has more than 64 bits"),
+        (b"](}(U\x04test" + SPLIT + HUGE + b"euue", "a number has more than 10,000 bits"),
         (b"](}(U\x04test" + SPLIT + b"}(U\x06to_str" + NEST + b"ueuue", "the field 'to_str' is"),
         (b"]q\x01h\x01a", "the field 'test' is missing"),
         (b"K\x01\x81", "it asks for NEWOBJ"),

@@ -169,7 +169,7 @@ def test_the_census_counts_images_and_triplets(root):
         ("reference,text,target\nred,is blue,/blue\n", "the image id '/blue' leaves"),
         ("reference,text,target\nred,is red,red.jpg\n", "line 2: 'red' is its own reference"),
         ('reference,text,target\nred,"is blue,blue\n', "the table cannot be read"),
-        ("reference,text,target\nred,größer,blue\n".encode("latin-1"), "no text in UTF-8 .* at byte 28"),
+        ("reference,text,target\nred,größer,blue\n".encode("latin-1"), "byte 28 is not UTF-8"),
     ],
 )  # fmt: skip
 def test_a_damaged_table_is_told_with_its_line(few, table, message):
