@@ -76,6 +76,11 @@ def test_a_parameter_that_cannot_be_used_is_told_before_any_work(path):
                 exec(limits, usable | {name: silly})
 
 
+@pytest.mark.parametrize("path", BOOK.notebooks, ids=lambda path: path.stem)
+def test_what_a_notebook_throws_away_is_removed(path):
+    assert not any("tempfile" in ast.unparse(tree) for _, tree in code_of(path))
+
+
 CITED = re.compile(r"\[(\w+) et al\., (\d{4})\]\(([^)]+)\)")
 ENTRIES = (ROOT / "book" / "references.bib").read_text().split("\n@")
 
