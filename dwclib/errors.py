@@ -13,6 +13,7 @@ MOST = 400  # characters of a problem, which may repeat what a file holds
 CLONE = "Do this in a clone of the book's repository, or name a folder of your own."
 NO_BOOK = "Clone the book's repository, and call python -m dwclib in it."
 NO_DATA = "The book's data is missing: install dwclib from its wheel, or work in a clone of its repository."
+BOOK_DATA = Path(__file__).resolve().parent / "_data"  # of an installed package
 MAX_SEED = 2**32 - 1  # NumPy's
 
 
@@ -29,6 +30,8 @@ class DwcError(ValueError):
     def __init__(self, problem: str, *, where: str | Path, remedy: str) -> None:
         problem = " ".join(problem.split())
         problem = problem if len(problem) <= MOST else f"{problem[: MOST // 2]} ... {problem[-MOST // 2 :]}"
+        if str(BOOK_DATA) in str(where) and not BOOK_DATA.is_dir():
+            remedy = NO_DATA
         self.problem, self.where, self.remedy = problem, str(where), remedy
         super().__init__(f"{where}: {problem}. {remedy}")
 
@@ -88,8 +91,9 @@ def check_choice(
     """Raise an error unless a value is one of its choices."""
     choices = tuple(choices)
     if value not in choices:
-        remedy = f"Use one of {', '.join(choices)}." if choices else NO_DATA
-        raise error(f"there is no {kind} {brief(value)}", where=where, remedy=remedy)
+        raise error(
+            f"there is no {kind} {brief(value)}", where=where, remedy=f"Use one of {', '.join(choices)}."
+        )
 
 
 def check_least(least: float, **values: object) -> None:

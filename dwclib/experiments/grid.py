@@ -9,7 +9,7 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field
 
-from dwclib.errors import CLONE, ConfigError, check_choice
+from dwclib.errors import NO_DATA, ConfigError, check_choice
 from dwclib.experiments.stored import PLAIN, Kept, Named, Plain, checked
 from dwclib.files import DATA, read_yaml
 from dwclib.training.config import Config, read_recipe
@@ -108,7 +108,7 @@ def grid_names(folder: Path = GRIDS) -> list[str]:
     """
     names = sorted(path.stem for path in folder.glob("*.yml") if re.match(PLAIN, path.stem))
     if not names:
-        raise ConfigError("there is no grid", where=folder, remedy=CLONE)
+        raise ConfigError("there is no grid", where=folder, remedy=NO_DATA)
     return names
 
 

@@ -27,7 +27,7 @@ from dwclib.experiments.grid import Cell, Grid
 from dwclib.experiments.rows import Groups, Row, StoredRow, code_print, query_groups, unpack
 from dwclib.experiments.statistics import Gain, Interval, crossed_interval, gain_of
 from dwclib.experiments.stored import REMEDY, Kept, Plain, read_sealed, sealed
-from dwclib.files import DATA, atomic, cache_folder, fingerprint
+from dwclib.files import DATA, atomic, cache_folder, check_changeable, fingerprint
 from dwclib.training.config import parse_config
 
 if TYPE_CHECKING:
@@ -381,6 +381,7 @@ def _alone(path: Path, end: float = math.inf) -> Iterator[None]:
     """Let one process at a time compute these rows; another waits, until the end that it was given."""
     from filelock import FileLock, Timeout
 
+    check_changeable(path)
     lock = FileLock(cache_folder("experiments") / f"{fingerprint(str(path.absolute()))}.lock")
     with suppress(Timeout):
         lock.acquire(timeout=0)

@@ -24,7 +24,7 @@ from dwclib.data.captions import PREDICATES, full_caption
 from dwclib.data.garments import ATTRIBUTES
 from dwclib.data.synthfashion import SynthFashion, synthfashion
 from dwclib.encoders import BOOK_CLIP, BOOK_CNN, Clip, ResNet
-from dwclib.files import atomic
+from dwclib.files import atomic, check_changeable
 from dwclib.retrieval import rank, recall_at_k
 
 CONFIG = "open_clip_config.json"
@@ -95,6 +95,7 @@ def pretrain_clip(
     """
     from open_clip import ClipLoss
 
+    check_changeable(folder / WEIGHTS)
     start = time.time()
     model, tokenizer = _new_model(folder, seed)
     dataset = synthfashion("pretrain", images=images)
@@ -147,6 +148,7 @@ def pretrain_cnn(
     -------
     For each attribute the share (per cent) of validation images told right, as in ``metrics.json``.
     """
+    check_changeable(folder / CNN_WEIGHTS)
     start = time.time()
     torch.manual_seed(seed)
     net = ResNet(folder, random=True)

@@ -250,7 +250,7 @@ def test_a_damaged_notebook_is_used_as_it_is_or_told(root):
     assert told > 100
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"cells": [], "metadata": {"dwc_book": 1}}'])
+@pytest.mark.parametrize("content", ["", "{", "[]", json.dumps(notebook() | {"metadata": {"dwc_book": 1}})])
 def test_a_damaged_executed_copy_is_not_fresh(root, content):
     smoke, path = Book("smoke", root), root / "notebooks" / "01_first.ipynb"
     smoke.executed(path).parent.mkdir(parents=True)
