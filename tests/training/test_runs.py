@@ -84,9 +84,8 @@ def test_a_run_stopped_at_any_step_and_resumed_has_the_same_losses(
         assert torch.equal(resumed.model.state_dict()[name], value), name
 
 
-@pytest.mark.parametrize("flip", [False, True])
-def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path, flip: bool) -> None:
-    config = _config(epochs=4, flip=flip)
+def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path) -> None:
+    config = _config(epochs=4, flip=True)
     process = _start(tmp_path, tmp_path / "killed", config)
     _wait_for_a_checkpoint(process, tmp_path / "killed")
     process.kill()
