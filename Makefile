@@ -22,7 +22,7 @@ $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' || \
 	  { echo "The book needs Python 3.11 to 3.14; name one: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	@echo "Fetching about 3 GB of packages, torch first among them; once."
+	@echo "Fetching some 240 packages, of which torch is the largest; this is done once."
 	$(RUN) -m pip install -r requirements.lock
 	$(RUN) -m pip install --no-deps -e .
 	@touch $@

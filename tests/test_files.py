@@ -1,12 +1,24 @@
 import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from dwclib import files
 from dwclib.errors import ConfigError, DwcError, checked_seed
-from dwclib.files import atomic, cache_folder, code_of, fingerprint, meaning_of, read_json, read_yaml
+from dwclib.files import (
+    atomic,
+    cache_folder,
+    code_of,
+    fingerprint,
+    imports_of,
+    meaning_of,
+    read_json,
+    read_yaml,
+)
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
@@ -54,6 +66,36 @@ def test_the_cache_can_be_moved(tmp_path, monkeypatch):
     monkeypatch.setenv("DWC_CACHE", str(tmp_path))
     assert cache_folder("x", "y") == tmp_path / "x" / "y"
     assert (tmp_path / "x" / "y").is_dir()
+
+
+def test_a_cache_that_cannot_be_made_is_told(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("DWC_CACHE", str(tmp_path / "file"))
+    with pytest.raises(ConfigError, match=r"cannot be written to .* DWC_CACHE"):
+        cache_folder("x")
+
+
+def test_a_place_that_cannot_be_written_to_is_told(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="file: it cannot be written to"), atomic(tmp_path / "file" / "new"):
+        pass
+
+
+def test_an_installed_package_is_not_changed(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "IS_CHECKOUT", False)
+    with pytest.raises(ConfigError, match="an installed package is not changed"), atomic(files.PACKAGE / "x"):
+        pass
+    with atomic(tmp_path / "x") as target:
+        target.touch()
+
+
+def test_what_is_thrown_away_is_gone_when_the_program_ends():
+    code = "from dwclib.files import scratch; a = scratch(); (a / 'x').mkdir(); print(a, scratch()); 1 / 0"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    first, second = found.stdout.split()
+    assert first != second
+    assert not Path(first).exists()
+    assert "ZeroDivisionError" in found.stderr
 
 
 def test_an_error_says_what_where_and_what_to_do():
@@ -149,6 +191,19 @@ def test_the_code_of_a_module_is_what_it_imports():
     assert not {"plots.py", "book.py", "baselines.py", "pretrain.py"} & set(names)
     assert len(names) == len(set(code_of("dwclib.training.runs")))
     assert code_of("dwclib.combiner") == code_of("dwclib.combiner", "dwclib.editors")
+
+
+def test_a_name_that_a_package_gives_lazily_stands_for_its_module():
+    names = imports_of(
+        "from dwclib import experiments\nfrom dwclib.training import Config as C\nexperiments.load"
+    )
+    assert set(names) >= {"dwclib.experiments.load", "dwclib.training.Config"}
+    found = {str(path.relative_to(files.PACKAGE)) for path in code_of(*names)}
+    assert {"experiments/store.py", "training/config.py", "training/runs.py"} <= found
+    lone = {path.name for path in code_of(*imports_of("from dwclib.experiments import Interval"))}
+    assert "statistics.py" in lone
+    assert "store.py" not in lone
+    assert imports_of("import torch\nx.y") == ()
 
 
 def test_only_what_can_change_a_result_is_the_meaning_of_a_file(tmp_path):

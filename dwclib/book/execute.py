@@ -249,7 +249,7 @@ def prepare(book: Book, out: Path) -> list[Path]:
             "source": lines,
         }
         notebook["cells"].insert(place + 1, injected)
-        write_notebook(out / path.name, notebook)
+        write_notebook(out / path.name, stamped(notebook, address_of(book.root)))
         written.append(out / path.name)
     return written
 

@@ -1,4 +1,5 @@
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -63,7 +64,8 @@ def test_jupyter_book_is_the_one_that_reads_our_configuration():
 
 
 @pytest.mark.parametrize(
-    "module", ["dwclib", "dwclib.book.execute", "dwclib.data.triplets", "dwclib.__main__"]
+    "module",
+    ["dwclib", "dwclib.book.execute", "dwclib.book.check", "dwclib.data.triplets", "dwclib.__main__"],
 )
 def test_importing_is_light(module):
     code = (
@@ -89,12 +91,64 @@ def test_make_refuses_an_unknown_profile():
     assert "There is no profile 'huge'" in found.stdout
 
 
+def test_make_hands_the_cells_limit_on():
+    shown = subprocess.run(
+        ["make", "-n", "-o", ".venv/.ready", "book", "CELL_TIMEOUT=77"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert "dwclib book --profile laptop --cell-timeout 77" in shown
+
+
+def test_set_up_shows_progress():
+    text = (ROOT / "Makefile").read_text()
+    assert "pip install -r requirements.lock" in text
+
+
+def test_readme_makefile_and_package_name_the_same_pythons():
+    assert PROJECT["requires-python"] == ">=3.11,<3.15"
+    assert "(3, 11) <= sys.version_info < (3, 15)" in (ROOT / "Makefile").read_text()
+    assert "Python 3.11 to 3.14" in (ROOT / "README.md").read_text()
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "book.yml").read_text())["jobs"]
+    assert jobs["platforms"]["strategy"]["matrix"]["python"] == ["3.11", "3.14"]
+
+
+def test_what_is_made_is_ignored_by_git_cleaned_and_named_in_the_readme():
+    rule = re.search(r"^clean:.*\n((?:\t.*\n?)+)", (ROOT / "Makefile").read_text(), re.MULTILINE).group(1)
+    readme = (ROOT / "README.md").read_text()
+    for name in ("_build", ".cache", "build", "dist", ".hypothesis", "__pycache__", ".ipynb_checkpoints"):
+        asked = subprocess.run(["git", "check-ignore", "-q", f"{name}/"], cwd=ROOT, check=False)
+        assert asked.returncode == 0, name
+        assert name in rule
+        assert f"`{name}/`" in readme
+    assert "DWC_CACHE" in readme
+
+
+def test_make_clean_leaves_what_git_tracks_and_the_environment(tmp_path):
+    for name in (
+        "_build/x",
+        ".cache/x",
+        "build/x",
+        "dist/x",
+        "dwclib/__pycache__/x",
+        ".venv/__pycache__/x",
+        "book/x",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    subprocess.run(["make", "clean"], cwd=tmp_path, capture_output=True, check=True)
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {"Makefile", "book/x", ".venv/__pycache__/x"}
+
+
 def test_the_workflows_run_the_targets_of_the_makefile():
     workflow = (ROOT / ".github" / "workflows" / "book.yml").read_text()
-    assert "bash .ci/run" in workflow
-    assert "make book" in workflow
+    for command in ("bash .ci/run", "make book", "make setup", "pytest -m slow", "bash .ci/colab"):
+        assert command in workflow
     assert (ROOT / ".ci" / "run").read_text().rstrip().endswith("make test")
-    assert yaml.safe_load(workflow)["jobs"].keys() == {"test", "publish"}
+    assert yaml.safe_load(workflow)["jobs"].keys() == {"test", "alone", "colab", "platforms", "publish"}
+    for path in (ROOT / ".ci").iterdir():
+        subprocess.run(["bash", "-n", path], check=True)
 
 
 def test_the_readmes_ten_lines_run(tmp_path):

@@ -104,8 +104,8 @@ from dwclib.experiments.reported import reported
 from dwclib.training import read_recipe
 
 print(main(["experiment"]))
-for way in (Clip, ResNet, grid_names, lambda: read_grid("noise", "laptop"), lambda: read_recipe("shoes"), judge,
-            lambda: reported("shoes")):
+recipe, grid = lambda: read_recipe("shoes"), lambda: read_grid("noise", "laptop")
+for way in (Clip, ResNet, grid_names, grid, recipe, judge, lambda: reported("shoes")):
     try:
         way()
     except ValueError as error:
