@@ -34,10 +34,6 @@ DATA = {  # the instructions that bring a number or a text
     for code in pickletools.opcodes
     if code.arg and not code.stack_before and code.stack_after and code.stack_after[0].obtype is not object
 }
-TAKES = {  # how many items an instruction of a pickle uses up; others use all since the last mark
-    "EMPTY_LIST": 0, "EMPTY_TUPLE": 0, "EMPTY_DICT": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3,
-    "APPEND": 1, "SETITEM": 2, "STACK_GLOBAL": 2, "REDUCE": 2, "BUILD": 1,
-}  # fmt: skip
 
 
 def load(root: Path, split: str) -> PhotoTriplets:
@@ -182,8 +178,9 @@ class _Plain:
 
     def _taken(self, opcode: pickletools.OpcodeInfo) -> list[Any]:
         """Take from the stack what an instruction uses up: so many items, or all since the last mark."""
-        count = TAKES.get(opcode.name)
-        first = self.marks.pop() if count is None else len(self.stack) - count
+        before, filled = opcode.stack_before, opcode.name in ("APPEND", "SETITEM", "BUILD")  # which stays
+        marked = pickletools.markobject in before
+        first = self.marks.pop() if marked else len(self.stack) - len(before) + filled
         if not 0 <= first <= len(self.stack):
             raise pickle.UnpicklingError(f"it lacks what {opcode.name} takes")
         taken = self.stack[first:]
