@@ -223,11 +223,12 @@ def test_half_an_index_is_made_anew(tmp_path):
         assert gallery.search(_vectors(30), 1).ids[:, 0].tolist() == _ids(30)
 
 
-def test_a_picture_and_a_text_find_what_the_run_finds(run, tmp_path):
+def test_a_picture_and_a_text_find_what_the_run_finds(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("dwclib.search.gallery.BATCH", 7)
     dataset, pictures = run.evaluation.dataset, run.evaluation.dataset.pictures
     ids = [dataset.image_ids[image] for image in dataset.gallery]
     with open_gallery(run, tmp_path / "g.db") as gallery:
-        assert fill(gallery, run, ids, pictures[dataset.gallery], batch=7) == len(ids)
+        assert fill(gallery, run, ids, pictures[dataset.gallery]) == len(ids)
         assert fill(gallery, run, ids, pictures[dataset.gallery]) == 0
         reference, text = int(dataset.references[0]), dataset.texts()[0]
         own = dataset.image_ids[reference]
@@ -273,20 +274,27 @@ def _closed_port() -> int:
         return opened.getsockname()[1]
 
 
-def test_a_cluster_that_is_not_there_is_told_by_its_address():
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr("dwclib.search.milvus.ANSWER", 1.0)
+    monkeypatch.setattr("dwclib.search.milvus.PATIENCE", 1.0)
+    monkeypatch.setattr("dwclib.search.gallery.PATIENCE", 1.0)
+
+
+def test_a_cluster_that_is_not_there_is_told_by_its_address(impatient):
     where = f"http://127.0.0.1:{_closed_port()}"
     with pytest.raises(GalleryError, match=f"{where}: Milvus cannot be reached within 1 s"):
-        Gallery(where, dim=DIM, timeout=1)
+        Gallery(where, dim=DIM)
 
 
-def test_a_cluster_that_does_not_answer_is_not_waited_for():
+def test_a_cluster_that_does_not_answer_is_not_waited_for(impatient):
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         where = f"http://127.0.0.1:{silent.getsockname()[1]}"
         start = time.monotonic()
         with pytest.raises(GalleryError, match=f"{where}: Milvus cannot be reached within 1 s"):
-            Gallery(where, dim=DIM, timeout=1)
+            Gallery(where, dim=DIM)
         assert time.monotonic() - start < 30  # pymilvus alone would try for minutes
 
 
@@ -310,8 +318,7 @@ def test_an_address_in_place_of_a_file_changes_nothing_else(server, filled):
     assert found.ids.tolist() == expected.ids.tolist()
 
 
-def test_a_cluster_that_goes_away_is_told_by_its_address(server, monkeypatch):
-    monkeypatch.setattr("dwclib.search.gallery.PATIENCE", 1.0)
+def test_a_cluster_that_goes_away_is_told_by_its_address(server, impatient):
     with Gallery(server[1], dim=DIM) as remote:
         remote.add(["a"], _vectors(1))
         remote.search(_vectors(1), 1)
@@ -334,7 +341,7 @@ def test_a_gallery_of_another_width_is_told(filled):
         Gallery(filled.where, dim=16)
     with pytest.raises(GalleryError, match="a vector has width 9, and the gallery 8"):
         filled.add(["x"], _vectors(1, dim=9))
-    with pytest.raises(GalleryError, match="a query has width 9, and the gallery 8"):
+    with pytest.raises(GalleryError, match="a vector has width 9, and the gallery 8"):
         filled.search(_vectors(1, dim=9), 1)
 
 
@@ -350,7 +357,7 @@ def test_a_vector_that_is_not_finite_is_named_and_nothing_is_added(filled, value
     with pytest.raises(GalleryError, match="record 1234: a vector is NaN or infinite"):
         filled.add([f"bad/{number}" for number in range(1_500)], vectors, batch=100)
     assert len(filled) == 50
-    with pytest.raises(GalleryError, match="record 1234: a query is NaN or infinite"):
+    with pytest.raises(GalleryError, match="record 1234: a vector is NaN or infinite"):
         filled.search(vectors, 1)
 
 
