@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -158,6 +159,31 @@ def position_at(checkpoint: Path) -> dict[str, Any]:
     position = saved.look_into(checkpoint, "position")
     saved.check_form(position, BEGINNING, checkpoint, "position")
     return position | {"step": saved.step_of(checkpoint)}
+
+
+@contextmanager
+def alone(run: Run, *, patient: bool) -> Iterator[None]:
+    """Keep other trainings out of the folder; of several processes, the main one does it for all."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(run.folder / ".lock")
+    try:
+        if run.accelerator.is_main_process:
+            lock.acquire(timeout=0)
+    except Timeout as error:
+        if not patient:
+            raise TrainingError(
+                "another process trains in this folder",
+                where=run.folder,
+                remedy="Wait for it, or name another folder.",
+            ) from error
+        print(f"{run.folder}: another process trains this run; waiting for it", file=sys.stderr)
+        lock.acquire()
+    try:
+        run.accelerator.wait_for_everyone()
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager

@@ -8,9 +8,7 @@ Several processes that a launcher started train one model; only the main one wri
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +17,7 @@ import torch
 from jaxtyping import UInt8
 
 from dwclib.encoders import BOOK_CLIP, BOOK_CNN, Features
-from dwclib.errors import CheckpointError, ConfigError, TrainingError
+from dwclib.errors import CheckpointError, ConfigError
 from dwclib.files import atomic, cache_folder, check_writable, code_of, fingerprint, read_json
 from dwclib.training import processes as distributed
 from dwclib.training.checkpoints import (
@@ -33,7 +31,7 @@ from dwclib.training.checkpoints import (
 )
 from dwclib.training.composer import Embedded, check_device, embed
 from dwclib.training.config import Config, parse_config
-from dwclib.training.course import Course, interrupts, position_at
+from dwclib.training.course import Course, alone, interrupts, position_at
 from dwclib.training.evaluation import recalls_of
 from dwclib.training.logbook import read_table
 from dwclib.training.model import build_model
@@ -103,7 +101,7 @@ class Run:
         KeyboardInterrupt
             After Ctrl-C, once the step is finished and saved.
         """
-        with distributed.one_voice(self.folder), self._alone(patient=patient), interrupts() as interrupted:
+        with distributed.one_voice(self.folder), alone(self, patient=patient), interrupts() as interrupted:
             course = Course(self)
             self._describe()
             course.go(min(self.steps, stop_after or self.steps), interrupted, progress=progress)
@@ -176,30 +174,6 @@ class Run:
     def read(self, pictures: UInt8[np.ndarray, "images h w 3"], texts: Sequence[str]) -> dict[str, Features]:
         """Return what each stream reads of pictures and texts that stand in no dataset."""
         return read(self.config.model, self.vocabulary, pictures, texts, str(self.accelerator.device))
-
-    @contextmanager
-    def _alone(self, *, patient: bool) -> Iterator[None]:
-        """Keep other trainings out of the folder; of several processes, the main one does it for all."""
-        from filelock import FileLock, Timeout
-
-        lock = FileLock(self.folder / ".lock")
-        try:
-            if self.accelerator.is_main_process:
-                lock.acquire(timeout=0)
-        except Timeout as error:
-            if not patient:
-                raise TrainingError(
-                    "another process trains in this folder",
-                    where=self.folder,
-                    remedy="Wait for it, or name another folder.",
-                ) from error
-            print(f"{self.folder}: another process trains this run; waiting for it", file=sys.stderr)
-            lock.acquire()
-        try:
-            self.accelerator.wait_for_everyone()
-            yield
-        finally:
-            lock.release()
 
     def _describe(self) -> None:
         """Write down what the run is, once all of it has been loaded and agrees with its checkpoints."""
