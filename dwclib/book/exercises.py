@@ -30,11 +30,24 @@ def exercise(check: Callable[[Any], None]) -> Callable[[Any], None]:
     @wraps(check)
     def told(answer: Any) -> None:
         try:
-            check(answer)
+            check(_watched(answer) if callable(answer) else answer)
         except AssertionError as error:
             raise NotYet(str(error) or "The numbers are not the expected ones.") from None
         except Exception as error:
-            kind = type(error).__name__
-            raise NotYet(f"Your answer cannot be used ({kind}: {error}). Does it return something?") from None
+            why = f"{type(error).__name__}: {error}"
+            raise NotYet(f"Your answer cannot be used ({why}). Is it what the exercise asks for?") from None
 
     return told
+
+
+def _watched(answer: Callable[..., Any]) -> Callable[..., Any]:
+    """Tell a function that is still the stub from one that is wrong."""
+
+    @wraps(answer)
+    def watched(*given: Any, **named: Any) -> Any:
+        found = answer(*given, **named)
+        if found is None or found is ...:
+            raise NotYet("Your function returns nothing yet: write its lines in place of the dots.")
+        return found
+
+    return watched

@@ -29,8 +29,9 @@ def test_a_right_answer_passes():
     [
         (lambda x: x**2, "That is the square."),
         (lambda x: x, "The numbers are not the expected ones."),
-        (lambda x: None, "Your answer cannot be used"),
-        (lambda x: ..., "Does it return something?"),
+        (lambda x: None, "Your function returns nothing yet: write its lines in place of the dots."),
+        (lambda x: ..., "Your function returns nothing yet: write its lines in place of the dots."),
+        (lambda x: "6", "Is it what the exercise asks for?"),
         (None, "Your answer cannot be used"),
         (lambda: 6, "Your answer cannot be used"),
     ],
