@@ -9,7 +9,7 @@ from typing import Any
 from jupyter_server.services.contents.largefilemanager import AsyncLargeFileManager
 
 from dwclib.book.execute import kernel_environment
-from dwclib.book.notebooks import normalised
+from dwclib.book.notebooks import Notebook, normalised, source_of
 
 
 class BookFiles(AsyncLargeFileManager):
@@ -30,7 +30,7 @@ class BookFiles(AsyncLargeFileManager):
     async def save(self, model: dict[str, Any], path: str = "") -> dict[str, Any]:
         """Write a file, as JupyterLab hands it over."""
         if _is_ours(path) and model.get("content") and model["type"] == "notebook":
-            normalised(model["content"])
+            _normalise(model["content"])
         saved: dict[str, Any] = await super().save(model, path)
         return saved
 
@@ -54,6 +54,14 @@ def open_lab(root: Path, *options: str) -> None:
     }
     with kernel_environment():
         LabApp.launch_instance([*(f"{k}={v}" for k, v in ours.items() if k not in given), *options])
+
+
+def _normalise(notebook: Notebook) -> None:
+    """Bring a notebook into its one form; what a reader trusts stays so, or figures are gone."""
+    trusted = [cell["cell_type"] == "code" and cell["metadata"].get("trusted") for cell in notebook["cells"]]
+    for cell, mark in zip(normalised(notebook)["cells"], trusted, strict=True):
+        cell["source"] = source_of(cell)  # in one piece, as a notebook is signed
+        cell["metadata"] |= {"trusted": True} if mark else {}
 
 
 def _is_ours(path: str) -> bool:

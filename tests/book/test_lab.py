@@ -1,5 +1,6 @@
 """The book in JupyterLab: its notebooks opened, read and saved in a real browser."""
 
+import asyncio
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from dwclib.book.execute import Book
+from dwclib.book.lab import BookFiles
 from dwclib.book.notebooks import read_notebook
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -102,3 +104,32 @@ def test_a_notebook_opens_unmodified_reads_well_and_saves_without_a_difference(p
         time.sleep(0.2)
     assert copy.stat().st_mtime_ns > written, "it was not saved"
     assert copy.read_bytes() == before
+
+
+DRAWN = {
+    "output_type": "display_data",
+    "data": {"image/svg+xml": "<svg>\n</svg>", "text/plain": "<Figure>"},
+    "metadata": {},
+}
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_figures_of_the_reader_and_no_others_are_shown_when_a_notebook_is_opened_again(
+    tmp_path, monkeypatch, own
+):
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path / "signatures"))
+    name, files = NOTEBOOKS[2].name, BookFiles(root_dir=str(tmp_path))
+    shutil.copy(NOTEBOOKS[2], tmp_path)
+
+    async def save_and_open():
+        content = (await files.get(name))["content"]
+        code = [cell for cell in content["cells"] if cell["cell_type"] == "code"]
+        code[1]["outputs"] = [DRAWN]
+        for cell in code:
+            cell["metadata"]["trusted"] = own
+        await files.save({"type": "notebook", "format": "json", "content": content}, name)
+        return (await files.get(name))["content"]["cells"]
+
+    trusted = {c["metadata"]["trusted"] for c in asyncio.run(save_and_open()) if c["cell_type"] == "code"}
+    assert (True in trusted) == own
+    assert "trusted" not in (tmp_path / name).read_text()
