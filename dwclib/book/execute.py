@@ -20,7 +20,7 @@ from typing import Any
 from dwclib.book.address import SETUP, address_of, stamped
 from dwclib.book.notebooks import (
     PARAMETERS,
-    Cell,
+    TIME,
     declared_parameters,
     in_form,
     laptop_stamps,
@@ -117,10 +117,11 @@ class Book:
         """Return a fingerprint of all that a notebook's outputs depend on.
 
         Of the library, what the code imports counts, without its comments; of grids, results, claims,
-        reported numbers and loaders of real datasets, what it names. The cell that installs does not count.
+        reported numbers and loaders of real datasets, what it names. Neither the cell that installs counts,
+        nor the line that says how long it takes.
         """
         read = [cell for cell in read_notebook(notebook)["cells"] if SETUP not in tags_of(cell)]
-        cells = [(cell["cell_type"], source_of(cell), tags_of(cell)) for cell in read]
+        cells = [(cell["cell_type"], TIME.sub("", source_of(cell)), tags_of(cell)) for cell in read]
         sources = [source for kind, source, _ in cells if kind == "code"]
         loaders = [path.stem for path in (self.root / "dwclib" / "data").glob("*.py")]
         named = [f"dwclib.data.{name}" for name in loaders if _names("\n".join(sources), name)]
@@ -234,20 +235,15 @@ def prepare(book: Book, out: Path) -> list[Path]:
 
     nbval runs these: it would run the sources with the laptop's sizes.
     """
+    from nbformat.v4 import new_code_cell
+
     written = []
     for path in book.notebooks:
         values = book.parameters()[path.stem]
         notebook = read_notebook(path)
         place = next(i for i, cell in enumerate(notebook["cells"]) if PARAMETERS in tags_of(cell))
         lines = "\n".join(f"{name} = {value!r}" for name, value in values.items())
-        injected: Cell = {
-            "cell_type": "code",
-            "id": "injected",
-            "metadata": {"tags": ["injected-parameters"]},
-            "execution_count": None,
-            "outputs": [],
-            "source": lines,
-        }
+        injected = new_code_cell(lines, id="injected", metadata={"tags": ["injected-parameters"]})
         notebook["cells"].insert(place + 1, injected)
         write_notebook(out / path.name, stamped(notebook, address_of(book.root)))
         written.append(out / path.name)
@@ -361,17 +357,10 @@ def kernel_environment() -> Iterator[None]:
 
 def _with_measure(path: Path, copy: Path) -> Path:
     """Copy a notebook with one more cell at its end, which prints the memory that its kernel has used."""
+    from nbformat.v4 import new_code_cell
+
     notebook = read_notebook(path)
-    notebook["cells"].append(
-        {
-            "cell_type": "code",
-            "id": "measure",
-            "metadata": {},
-            "execution_count": None,
-            "outputs": [],
-            "source": MEASURE,
-        }
-    )
+    notebook["cells"].append(new_code_cell(MEASURE, id="measure"))
     write_notebook(copy, notebook)
     return copy
 

@@ -8,9 +8,12 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field
 
 from dwclib.errors import ConfigError
+from dwclib.experiments.stored import checked
 from dwclib.files import atomic, read_json
 
 CHECKED, SOLUTION, PARAMETERS = "nbval-check-output", "solution", "parameters"
@@ -26,8 +29,40 @@ LANGUAGE = {
     "pygments_lexer": "ipython3",
 }  # as JupyterLab writes it, less the version of whoever opened the notebook last
 WORDS_A_MINUTE = 120  # of prose and of code
+TIME = re.compile(r"(?<=\*\*Time\*\*: )[^.]+(?=\.)")  # in the first cell
 Notebook = dict[str, Any]
 Cell = dict[str, Any]
+Text = str | list[str]
+
+
+class _Metadata(BaseModel):
+    tags: list[str] = []
+
+
+class _Output(BaseModel):
+    text: Text = ""
+    data: dict[str, Any] = {}
+
+
+class _Cell(BaseModel):
+    source: Text
+    metadata: _Metadata
+
+
+class _Prose(_Cell):
+    cell_type: Literal["markdown", "raw"]
+
+
+class _Code(_Cell):
+    cell_type: Literal["code"]
+    outputs: list[_Output]
+
+
+class _File(BaseModel):
+    """What the book reads of a notebook."""
+
+    cells: list[Annotated[_Prose | _Code, Field(discriminator="cell_type")]] = Field(min_length=1)
+    metadata: dict[str, Any]
 
 
 def read_notebook(path: Path) -> Notebook:
@@ -39,39 +74,8 @@ def read_notebook(path: Path) -> Notebook:
         When the file is not a notebook.
     """
     notebook = read_json(path)
-    match notebook:
-        case {"cells": [_, *_] as cells, "metadata": dict()} if all(map(_is_cell, cells)):
-            return notebook
-    raise ConfigError("this is no notebook", where=path, remedy="Restore it from git.")
-
-
-def _is_cell(cell: Any) -> bool:
-    """Tell whether a cell has the parts that the book reads."""
-    match cell:
-        case {"cell_type": "code", "outputs": list() as outputs}:
-            pass
-        case {"cell_type": "markdown" | "raw"}:
-            outputs = []
-        case _:
-            return False
-    match cell:
-        case {"source": str() | list() as source, "metadata": {"tags": list() as tags}}:
-            texts = [*source, *tags]
-        case {"source": str() | list() as source, "metadata": dict() as metadata} if "tags" not in metadata:
-            texts = [*source]
-        case _:
-            return False
-    return all(isinstance(text, str) for text in texts) and all(map(_is_output, outputs))
-
-
-def _is_output(output: Any) -> bool:
-    match output:
-        case {"text": str()} | {"data": dict()}:
-            return True
-        case {"text": list() as lines}:
-            return all(isinstance(line, str) for line in lines)
-        case _:
-            return isinstance(output, dict) and not {"text", "data"} & output.keys()
+    checked(_File, notebook, path, remedy="Restore it from git.")
+    return notebook
 
 
 def write_notebook(path: Path, notebook: Notebook) -> None:
@@ -138,7 +142,7 @@ def in_form(notebook: Notebook, stamp: Mapping[str, Any]) -> Notebook:
         for output in kept:
             output |= {"execution_count": number} if "execution_count" in output else {}
     title = notebook["cells"][0]
-    said = re.sub(r"(?<=\*\*Time\*\*: )[^.]+(?=\.)", _time_of(notebook, stamp), source_of(title))
+    said = TIME.sub(_time_of(notebook, stamp), source_of(title))
     title["source"] = said.splitlines(keepends=True)
     return notebook
 
@@ -175,7 +179,7 @@ def laptop_stamps(root: Path) -> Mapping[str, Mapping[str, Any]]:
     root : of the book.
     """
     path = root / "data" / "results" / "notebooks" / "laptop.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return read_json(path) if path.exists() else {}
 
 
 def source_of(cell: Cell) -> str:

@@ -399,6 +399,15 @@ def test_no_button_leads_into_the_void(root, monkeypatch, capsys):
     assert "colab_url" not in site._config(Book("smoke", root))["launch_buttons"]
 
 
+def test_the_time_that_a_notebook_says_it_takes_leaves_it_fresh(root):
+    smoke, path = Book("smoke", root), root / "notebooks" / "01_first.ipynb"
+    prints = []
+    for time, why in (("5 minutes", "Why"), ("9 minutes", "Why"), ("9 minutes", "How")):
+        put(root, "01_first", notebook(title=cell(f"# A?\n\n**Time**: {time}. {why}.", kind="markdown")))
+        prints.append(smoke.print_of(path, {}))
+    assert prints[0] == prints[1] != prints[2]
+
+
 def test_an_address_leaves_a_notebook_fresh_and_stays_where_none_is_known(root):
     smoke, path = Book("smoke", root), root / "notebooks" / "01_first.ipynb"
     put(root, "01_first", notebook(setup=SETUP_CELL))
