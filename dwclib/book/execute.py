@@ -80,8 +80,10 @@ class Book:
 
     @property
     def notebooks(self) -> list[Path]:
-        """The source notebooks, in reading order."""
-        return sorted((self.root / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+        """The source notebooks, in reading order; a ConfigError where there is none."""
+        if found := sorted((self.root / "notebooks").glob("[0-9][0-9]_*.ipynb")):
+            return found
+        raise ConfigError("there is no notebook", where=self.root / "notebooks", remedy=NO_BOOK)
 
     @property
     def build(self) -> Path:
@@ -273,11 +275,17 @@ def keep_results(book: Book) -> Path:
     its code wrote. A notebook that was not executed keeps the entry it has.
     """
     path = book.root / "data" / "results" / "notebooks" / f"{book.profile}.json"
+    executed = [done for notebook in book.notebooks if (done := book.executed(notebook)).exists()]
+    if not executed:
+        raise BookError(
+            "no notebook has been executed",
+            where=book.build,
+            remedy=f"Call make book PROFILE={book.profile}, then this again.",
+        )
     found = read_json(path) if path.exists() else {}
-    for notebook in book.notebooks:
-        if (done := book.executed(notebook)).exists():
-            said = [text for cell in read_notebook(done)["cells"] for text in sentences_of(cell)]
-            found[notebook.stem] = {**stamp_of(done), "said": said}
+    for done in executed:
+        said = [text for cell in read_notebook(done)["cells"] for text in sentences_of(cell)]
+        found[done.stem] = {**stamp_of(done), "said": said}
     with atomic(path) as target:
         target.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return path

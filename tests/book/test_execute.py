@@ -294,6 +294,15 @@ def test_a_whole_number_will_do_for_a_rate(root):
     assert Book("smoke", root).parameters()["01_first"] == {"rate": 1}
 
 
+def test_nothing_done_is_no_success(root):
+    with pytest.raises(BookError, match=r"no notebook has been executed.* make book PROFILE=smoke"):
+        book.keep_results(Book("smoke", root))
+    shutil.rmtree(root / "notebooks")
+    for command in (book.execute, book.keep_results, book.store_outputs, problems):
+        with pytest.raises(ConfigError, match="there is no notebook"):
+            command(Book("laptop", root))
+
+
 def test_an_unknown_profile_is_refused(root):
     with pytest.raises(ConfigError, match=r"no profile 'huge'.*laptop, smoke"):
         Book("huge", root)
@@ -424,7 +433,8 @@ def test_the_first_cell_does_nothing_where_dwclib_is_and_says_what_to_do_where_i
         exec(setup_source().replace('"dwclib")', '"no_such_package")'), {})
 
 
-def test_a_warning_of_jupyter_book_stops_the_build(root, capsys):
+def test_a_warning_of_jupyter_book_stops_the_build(root, capsys, monkeypatch):
+    monkeypatch.delenv("GITHUB_REPOSITORY", raising=False)
     shutil.copy(Path(book.ROOT) / "_config.yml", root)
     (root / "_toc.yml").write_text("format: jb-book\nroot: book/index\n")
     (root / "book/index.md").write_text("# Hello\n\n[nowhere](nowhere.md)\n")
@@ -436,8 +446,11 @@ def test_a_warning_of_jupyter_book_stops_the_build(root, capsys):
         with pytest.raises(BookError, match="warnings above"):
             site.build(Book("smoke", root))
         assert "nowhere" in capsys.readouterr().err
+    assert "https://github.com" not in (root / "_build/html/book/index.html").read_text()
     (root / "book/index.md").write_text("# Hello\n")
+    monkeypatch.setenv("GITHUB_REPOSITORY", "me/book")
     assert site.build(Book("smoke", root)).exists()
+    assert 'href="https://github.com/me/book"' in (root / "_build/html/book/index.html").read_text()
 
 
 def test_the_command_line_tells_bad_input_in_one_line(capsys):

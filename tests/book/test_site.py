@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from dwclib.book.address import address_of
+
 ROOT = Path(__file__).resolve().parents[2]
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
 PAGES = [TOC["root"], *(chapter["file"] for part in TOC["parts"] for chapter in part["chapters"])]
@@ -159,7 +161,7 @@ def test_launch_and_source_buttons_lead_to_tracked_files(visit, name):
     targets = [
         m.group(1) for link in links if (m := re.search(r"main(?:/|\?urlpath=lab/tree/)(\S+\.ipynb)", link))
     ]
-    assert targets
+    assert bool(targets) == bool(address_of(ROOT)), "buttons are there where they lead to something"
     assert set(targets) <= set(tracked.stdout.split())
 
 
