@@ -10,7 +10,11 @@ from pathlib import Path
 from dwclib.book.notebooks import Notebook, source_of, tags_of
 
 SETUP = "setup"
-_HEAD = 'from importlib.util import find_spec\n\nif not find_spec("dwclib"):  # on Colab\n'
+_HEAD = """# Makes sure that dwclib is there; on Colab it is not at first.
+from importlib.util import find_spec
+
+if not find_spec("dwclib"):
+"""
 _ABSENT = '    raise ModuleNotFoundError("dwclib is missing; the README says how to install it")'
 _INSTALL = '    %pip install --quiet "dwclib[scale] @ git+{}"'
 
