@@ -134,14 +134,10 @@ def keep(recipe: str, run: Run, recall: Mapping[str, Mapping[int, float]]) -> Pa
             remedy=f"Train with data/recipes/{recipe}.yml as it is, or name the recipe that was used.",
         )
     found = {name: {f"R@{k}": round(v, 3) for k, v in r.items()} for name, r in recall.items()}
-    config = run.config.model_dump()
-    config["data"].pop("root")
-    weights = {key: value for key, value in config["model"].items() if key.endswith("_weights") and value}
-    config["model"] |= {key: Path(value).name for key, value in weights.items()}  # no folder of one machine
-    content = {"recall": found, "standing": run.standing(), "config": config, **machine.stamp()}
+    told = {"recall": found, "standing": run.standing(), "config": _choices(run.config), **machine.stamp()}
     path = MEASURED / f"{recipe}.json"
     with atomic(path) as target:
-        target.write_text(json.dumps(sealed(content), indent=1) + "\n", encoding="utf-8")
+        target.write_text(json.dumps(sealed(told), indent=1) + "\n", encoding="utf-8")
     return path
 
 
@@ -170,11 +166,13 @@ def _row(recipe: str) -> dict[str, str]:
     }
 
 
-def _method(config: Config) -> dict[str, dict[str, Any]]:
+def _choices(config: Config) -> dict[str, Any]:
+    """Return what was chosen, without a folder of this machine."""
+    return {**config.choices(), "training.epochs": config.training.epochs}
+
+
+def _method(config: Config) -> dict[str, Any]:
     """Return a configuration without what depends on the machine; of weights, whether there are any."""
-    found, ignored = config.model_dump(), {"data": ("root", "missing"), "training": ("workers", "seed")}
-    for section, keys in ignored.items():
-        found[section] = {key: value for key, value in found[section].items() if key not in keys}
-    for key in ("clip_weights", "cnn_weights"):
-        found["model"][key] = found["model"][key] is not None
-    return found
+    found = _choices(config)
+    found |= {key: found[key] is not None for key in ("model.clip_weights", "model.cnn_weights")}
+    return {key: value for key, value in found.items() if key not in ("data.missing", "training.seed")}

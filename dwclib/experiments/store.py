@@ -31,8 +31,6 @@ from dwclib.files import DATA, atomic, cache_folder, check_changeable, fingerpri
 from dwclib.training.config import parse_config
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from dwclib.data.synthfashion import SynthFashion
 
 FOLDER = DATA / "results"
@@ -204,19 +202,6 @@ class Results:
     def stale(self) -> list[dict[str, Any]]:
         """The rows that other code than today's has computed."""
         return [row for row in self.rows if row["code"] != code_print(row["variant"] in self.grid.probed)]
-
-    @cached_property
-    def table(self) -> pd.DataFrame:
-        """Recall@K in per cent: one row per run, stream and group of queries."""
-        import pandas as pd
-
-        return pd.DataFrame(
-            {"variant": row["variant"], "setting": row["setting"], "seed": row["seed"], "stream": stream,
-             "group": group, **recalls}
-            for row in self.rows
-            for stream, groups in row["metrics"].items()
-            for group, recalls in groups.items()
-        )  # fmt: skip
 
     @cached_property
     def dataset(self) -> SynthFashion:

@@ -53,7 +53,7 @@ def _use_rows(folder: Path) -> object:
         assert len(unpack(row["ranks"]["clip"])) == 4000
         for levels in row.get("probes", {}).values():
             assert all(isinstance(kind[0]["level"], float | int) for kind in levels.values())
-    return found.table, found.hits("full"), found.best(["full"]), found.stale
+    return found.hits("full"), found.best(["full"]), found.stale
 
 
 def _use_benchmarks(folder: Path) -> object:
