@@ -55,7 +55,7 @@ def cache_folder(*parts: str) -> Path:
 
 
 def scratch() -> Path:
-    """Return a fresh folder that is removed when the program, or the notebook's kernel, ends."""
+    """Return a fresh folder that is removed when the program, or the notebook's kernel, ends by itself."""
     folder = Path(tempfile.mkdtemp(prefix="dwclib-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from dwclib.book.address import SETUP, address_of, stamped
@@ -351,16 +352,19 @@ def kernel_environment() -> Iterator[None]:
     """Keep a caller's MPLBACKEND from the kernels, where it would hide every figure, and let threads sleep.
 
     OpenMP's threads wait for each other by spinning; on a busy machine they take away the time that they
-    wait for. How many they are, and so every number, stays as it is.
+    wait for. How many they are, and so every number, stays as it is. What kernels leave in the folder for
+    temporary files, as they do when they are killed, is removed in the end.
     """
     before = dict(os.environ)
-    os.environ.pop("MPLBACKEND", None)
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
+    with TemporaryDirectory(prefix="dwclib-", ignore_cleanup_errors=True) as folder:
+        os.environ.pop("MPLBACKEND", None)
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        os.environ.update(dict.fromkeys(("TMPDIR", "TEMP", "TMP"), folder))
+        try:
+            yield
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
 
 
 def _with_measure(path: Path, copy: Path) -> Path:

@@ -197,11 +197,16 @@ def test_a_cell_that_takes_too_long_is_stopped(root, capfd):
     assert "TCP" not in told
 
 
-def test_a_kernel_that_dies_is_told_in_one_sentence(root, capfd):
-    put(root, "02_second", notebook(work=cell("import os\nos._exit(1)")))
+def test_a_kernel_that_dies_is_told_in_one_sentence_and_leaves_nothing(root, capfd):
+    code = "import os, pathlib\nfrom dwclib.files import scratch\n"
+    code += "pathlib.Path('../place').write_text(str(scratch()))\nos._exit(1)"
+    put(root, "02_second", notebook(work=cell(code)))
     with pytest.raises(BookError, match="its kernel died"):
         book.execute(Book("laptop", root), only="02")
     assert "Traceback" not in capfd.readouterr().err
+    place = Path((root / "place").read_text())
+    assert place.name.startswith("dwclib-")
+    assert not place.exists()
 
 
 def test_one_program_at_a_time_builds_the_book(root):
