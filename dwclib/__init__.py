@@ -1,13 +1,16 @@
 """Dynamic Weighted Combiner for mixed-modal image retrieval: the library of the DWC book.
 
-The paper, one idea a file, each derived in the notebook named beside it:
+The paper (Huang, Zhang, Fu, Song: AAAI 2024, arXiv 2312.06179), one idea a file, each derived in the notebook
+named beside it. Begin with `streams`, which puts the others together. "Released code" in a docstring is
+github.com/fuxianghuang1/DWC at 5f32a7e, from which the equations were reconstructed.
 
     encoders 02, 07    editors 04, 07    combiner 05    soft_labels 06    losses 06, 08
     streams 05, 07     baselines 03      retrieval 01, 10
 
-The wings behind it can stay closed: `data` (datasets, drawn and real), `training` (from one composer to a run
-in a folder), `experiments` (grids, rows, verdicts), `search` (Milvus), `book` (notebooks and site). A module
-imports from its own wing, the paper, and wings named before its own.
+Three small files serve all: `errors`, `files`, `weights`. The wings can stay closed: `data` (datasets, drawn
+and real), `training` (from a single stream to a run in a folder), `experiments` (grids, rows, verdicts),
+`search` (Milvus), `book` (notebooks and site). A module imports from its own wing, the paper, and wings named
+before its own; the paper needs of them only `data.triplets`, the one form of a dataset.
 """
 
 from __future__ import annotations

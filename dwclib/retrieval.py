@@ -1,8 +1,8 @@
 """Retrieval: score, rank, and count how often a right image is near the top (notebook 01).
 
 Positions are places in the gallery, from 0. Equal scores are ranked by position, so every ranking is the one
-that a full stable sort gives. Lengths written with an underscore are not left to the type checker of the
-tests: they are checked here, by an error that says what to do.
+that a full stable sort gives. In the types, ``" _queries"`` is a length that the function checks itself, by
+an error that says what to do; the tests check the others.
 """
 
 from __future__ import annotations
@@ -269,6 +269,11 @@ def recall_at_k(
         _check_k(k, ranking.shape[1])
     found = hits(ranking, relevant)
     return {k: 100 * int(found[:, :k].any(dim=1).sum()) / len(found) for k in ks}
+
+
+def share_within(ranks: Int[Tensor, " queries"], k: int) -> float:
+    """Return which per cent of the queries have a rank of at most `k`: Recall@K, once ranks are known."""
+    return 100 * int((ranks <= k).sum()) / len(ranks)
 
 
 def _filled(buffer: Tensor, rows: Float[np.ndarray, "rows dim"]) -> Float[Tensor, "rows dim"]:

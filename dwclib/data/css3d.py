@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from dwclib.data import annotations as records
+from dwclib.data import records
 from dwclib.data.finder import find_files
 from dwclib.data.photos import PhotoTriplets, write_pictures
 from dwclib.data.synthfashion import SynthFashion

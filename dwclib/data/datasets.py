@@ -20,8 +20,8 @@ from dwclib.errors import ConfigError, DatasetError, check_choice
 from dwclib.files import atomic
 
 if TYPE_CHECKING:
-    from dwclib.data.annotations import Part
     from dwclib.data.photos import PhotoTriplets
+    from dwclib.data.records import Part
 
 # Each is a module of dwclib.data with `load`, `write`, `SPLITS` and `PARTS`. They are named here, not
 # imported, so that a run on one dataset does not depend on the code of another's loader.
@@ -183,7 +183,7 @@ def census(name: str, root: Path | str) -> tuple[list[Count], dict[str, DatasetE
     DatasetError
         When the folder holds nothing of the dataset.
     """
-    from dwclib.data.annotations import MissingError
+    from dwclib.data.records import MissingError
 
     module, root = _module(name), _folder(name, root)
     counts: list[Count] = []

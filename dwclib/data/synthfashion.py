@@ -3,7 +3,7 @@
 Garments come in families: each member is an earlier member with a few attributes changed, so that a gallery
 is full of near misses. A query takes two members of a family; two annotators say how the target differs from
 the reference. `Dials` set how much they say, how well the reference can be seen, and how often the text is
-wrong: each claim of the DWC paper is a claim about one of these dials.
+wrong: most of what the paper claims is a claim about one of these dials.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ from typing import Any, SupportsIndex
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from dwclib.data import captions as language
-from dwclib.data import drawing, garments
-from dwclib.data.captions import Claim
+from dwclib.data import drawing, garments, language
 from dwclib.data.garments import ATTRIBUTES, Garment, Scene
 from dwclib.data.images import image_store
+from dwclib.data.language import Claim
 from dwclib.data.triplets import Triplets
 from dwclib.errors import ConfigError, check_choice, check_least, checked_seed
 from dwclib.files import cache_folder, fingerprint

@@ -12,7 +12,7 @@ from jaxtyping import Int, UInt8
 from dwclib.combiner import normalise
 from dwclib.data.synthfashion import SynthFashion, degraded
 from dwclib.retrieval import target_ranks
-from dwclib.training.composer import Embedded
+from dwclib.training.embedding import Embedded
 from dwclib.training.runs import Run
 
 HIDDEN = (0.0, 0.2, 0.4, 0.6)  # share of the garment that something covers

@@ -19,7 +19,7 @@ from dwclib.errors import ConfigError
 from dwclib.losses import contrastive_loss, mutual_enhancement_loss
 from dwclib.soft_labels import soft_labels
 from dwclib.streams import DWC, CnnStream, Composer, Placed
-from dwclib.training import processes as distributed
+from dwclib.training import distributed
 from dwclib.training.config import TrainingConfig
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dwclib.errors import ConfigError
-from dwclib.training import processes as distributed
+from dwclib.training import distributed
 from dwclib.training.alternate import Batch
 from dwclib.training.config import TrainingConfig
 from dwclib.training.splits import Split

@@ -13,13 +13,27 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dwclib.errors import ConfigError, TrainingError
-from dwclib.training import checkpoints as saved
-from dwclib.training import processes as distributed
+from dwclib.training import distributed
 from dwclib.training.alternate import AlternateTraining
 from dwclib.training.batches import batches
-from dwclib.training.composer import seed_everything
+from dwclib.training.checkpoints import (
+    check_form,
+    check_same,
+    checkpoints,
+    load_checkpoint,
+    load_model,
+    load_training,
+    look_into,
+    name_of,
+    prune,
+    random_states,
+    save_checkpoint,
+    set_random_states,
+    step_of,
+)
 from dwclib.training.evaluation import criterion, recalls_of
 from dwclib.training.logbook import Logbook
+from dwclib.training.single import seed_everything
 
 if TYPE_CHECKING:
     from dwclib.training.runs import Run
@@ -52,8 +66,8 @@ class Course:
         self.trainer = AlternateTraining(run.model, self.config, steps=run.steps, prepare=prepare)
         self.identity = {**run.config.choices(), **run.identity}
         self.position: dict[str, Any] = dict(BEGINNING)
-        found = saved.checkpoints(run.folder)
-        self._check_sight(saved.step_of(found[-1]) if found else 0)
+        found = checkpoints(run.folder)
+        self._check_sight(step_of(found[-1]) if found else 0)
         if found:
             self._take_up(found[-1])
 
@@ -122,16 +136,16 @@ class Course:
             state = {
                 "model": run.model.state_dict(),
                 "training": self.trainer.state_dict(),
-                "random": saved.random_states(),
+                "random": random_states(),
                 "position": self.position,
                 "identity": self.identity,
             }
-            saved.save_checkpoint(run.folder / saved.name_of(self.position["step"]), state)
-            saved.prune(run.folder, {saved.name_of(self.position["best"])})
+            save_checkpoint(run.folder / name_of(self.position["step"]), state)
+            prune(run.folder, {name_of(self.position["best"])})
 
     def _take_up(self, checkpoint: Path) -> None:
-        run, state = self.run, saved.load_checkpoint(checkpoint, *TENSORS)
-        saved.check_same(saved.look_into(checkpoint, "identity"), self.identity, run.folder)
+        run, state = self.run, load_checkpoint(checkpoint, *TENSORS)
+        check_same(look_into(checkpoint, "identity"), self.identity, run.folder)
         self.position = position_at(checkpoint)
         if self.position["step"] > run.steps:
             raise ConfigError(
@@ -139,9 +153,9 @@ class Course:
                 where=run.folder,
                 remedy="Ask for as many or more, or name a new folder.",
             )
-        saved.load_model(run.model, state["model"], checkpoint)
-        saved.load_training(self.trainer, state["training"], checkpoint)
-        saved.set_random_states(state["random"], checkpoint)
+        load_model(run.model, state["model"], checkpoint)
+        load_training(self.trainer, state["training"], checkpoint)
+        set_random_states(state["random"], checkpoint)
 
     def _check_sight(self, step: int) -> None:
         """Check that the processes on all machines read the same checkpoint."""
@@ -156,9 +170,9 @@ class Course:
 
 def position_at(checkpoint: Path) -> dict[str, Any]:
     """Return where in the training a checkpoint stands, and which one was the best until then."""
-    position = saved.look_into(checkpoint, "position")
-    saved.check_form(position, BEGINNING, checkpoint, "position")
-    return position | {"step": saved.step_of(checkpoint)}
+    position = look_into(checkpoint, "position")
+    check_form(position, BEGINNING, checkpoint, "position")
+    return position | {"step": step_of(checkpoint)}
 
 
 @contextmanager

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from dwclib.data.triplets import Triplets
 from dwclib.errors import DatasetError
-from dwclib.retrieval import first_hit_ranks, subset_ranks, target_ranks
-from dwclib.training.composer import Embedded
+from dwclib.retrieval import first_hit_ranks, share_within, subset_ranks, target_ranks
+from dwclib.streams import DWC
+from dwclib.training.embedding import Embedded
 
 SUBSET_KS = (1, 2, 3)  # CIRR's
 
@@ -72,9 +73,9 @@ def recalls_of(
         members = np.where(dataset.members < 0, -1, members)
         for name, (queries, gallery) in _together(embedded).items():
             ranks = subset_ranks(queries, gallery, torch.from_numpy(targets), torch.from_numpy(members))
-            found[f"{name}, subset"] = {k: _share(ranks <= k) for k in SUBSET_KS}
+            found[f"{name}, subset"] = {k: share_within(ranks, k) for k in SUBSET_KS}
     for name, ranks in ranks_of(embedded, dataset, exclude_reference=exclude_reference).items():
-        found[name] = {k: _share(ranks <= k) for k in usable}
+        found[name] = {k: share_within(ranks, k) for k in usable}
     return found
 
 
@@ -107,7 +108,7 @@ def criterion(embedded: Mapping[str, Embedded], dataset: Triplets) -> tuple[floa
     """
     ranks = list(ranks_of(embedded, dataset).values())[-1]
     usable = usable_ks(dataset)
-    recalls = [_share(ranks <= k) for k in usable if k > 1] or [_share(ranks <= k) for k in usable]
+    recalls = [share_within(ranks, k) for k in usable if k > 1] or [share_within(ranks, k) for k in usable]
     return float(np.mean(recalls)), float((1 / ranks.double()).mean())
 
 
@@ -115,10 +116,6 @@ def _together(embedded: Mapping[str, Embedded]) -> dict[str, tuple[Tensor, Tenso
     """Return queries and gallery by stream; of two streams also "both", whose scores are the sums."""
     found = {name: (part.queries, part.gallery) for name, part in embedded.items()}
     if len(found) > 1:
-        queries, galleries = zip(*found.values(), strict=True)
-        found["both"] = (torch.cat(queries, dim=1), torch.cat(galleries, dim=1))
+        queries = DWC.joined({name: part.queries for name, part in embedded.items()})
+        found["both"] = (queries, DWC.joined({name: part.gallery for name, part in embedded.items()}))
     return found
-
-
-def _share(hits: Tensor) -> float:
-    return 100 * int(hits.sum()) / len(hits)

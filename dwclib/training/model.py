@@ -6,8 +6,8 @@ import torch
 
 from dwclib.encoders import BOOK_CNN, ResNet
 from dwclib.streams import DWC, ClipStream, CnnStream, Composer
-from dwclib.training.composer import seed_everything
 from dwclib.training.config import Config
+from dwclib.training.single import seed_everything
 from dwclib.training.splits import Inputs
 
 

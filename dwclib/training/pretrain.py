@@ -20,8 +20,8 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from dwclib.data.captions import PREDICATES, full_caption
 from dwclib.data.garments import ATTRIBUTES
+from dwclib.data.language import PREDICATES, full_caption
 from dwclib.data.synthfashion import SynthFashion, synthfashion
 from dwclib.encoders import BOOK_CLIP, BOOK_CNN, Clip, ResNet
 from dwclib.files import atomic, check_changeable

@@ -19,7 +19,7 @@ from jaxtyping import UInt8
 from dwclib.encoders import BOOK_CLIP, BOOK_CNN, Features
 from dwclib.errors import CheckpointError, ConfigError
 from dwclib.files import atomic, cache_folder, check_writable, code_of, fingerprint, read_json
-from dwclib.training import processes as distributed
+from dwclib.training import distributed
 from dwclib.training.checkpoints import (
     check_same,
     checkpoints,
@@ -29,12 +29,13 @@ from dwclib.training.checkpoints import (
     name_of,
     step_of,
 )
-from dwclib.training.composer import Embedded, check_device, embed
 from dwclib.training.config import Config, parse_config
 from dwclib.training.course import Course, alone, interrupts, position_at
+from dwclib.training.embedding import Embedded, embed
 from dwclib.training.evaluation import recalls_of
 from dwclib.training.logbook import read_table
 from dwclib.training.model import build_model
+from dwclib.training.single import check_device
 from dwclib.training.splits import Split, load_splits, read
 
 

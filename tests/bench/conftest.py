@@ -19,7 +19,7 @@ from workload import QUICK, Sizes
 from dwclib.experiments import machine
 from dwclib.experiments.benchmarks import BENCHMARKS as FOLDER
 from dwclib.experiments.benchmarks import keep_benchmark
-from dwclib.training.composer import seed_everything
+from dwclib.training.single import seed_everything
 
 SAID = pytest.StashKey[list[str]]()
 

@@ -33,8 +33,8 @@ from dwclib.search.gallery import Gallery
 from dwclib.soft_labels import soft_labels
 from dwclib.streams import DWC, ClipStream, CnnStream
 from dwclib.training.alternate import AlternateTraining, Batch
-from dwclib.training.composer import seed_everything
 from dwclib.training.config import Config, TrainingConfig, read_config
+from dwclib.training.single import seed_everything
 
 SEEDS = {"features": 256, "dim": 256, "batch": 128}  # of the CLIP stream in the grids of part 3
 WAYS = ("exact", "FLAT", "IVF_FLAT")  # `exact_search` in a file, and two indices of a `Gallery`

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from dwclib.data import captions
+from dwclib.data import language
 from dwclib.data.garments import ATTRIBUTES
 from dwclib.data.synthfashion import NAMES, Dials, degraded, synthfashion
 from dwclib.errors import ConfigError
@@ -173,7 +173,7 @@ def test_a_text_can_give_the_target_away():
     given = dataset.texts(style="with target")
     for plain, text, image in zip(dataset.texts(), given, dataset.targets, strict=True):
         assert text.startswith(f"{plain} and get a ")
-        assert any(noun in text for noun in captions.NOUNS[dataset.garment(image).category])
+        assert any(noun in text for noun in language.NOUNS[dataset.garment(image).category])
     assert given == dataset.texts(style="with target")
     assert dataset.texts(style="marked")[0].startswith("<BOS>")
 

@@ -8,7 +8,7 @@ import torch
 
 from dwclib.data.triplets import Triplets
 from dwclib.errors import DatasetError
-from dwclib.training.composer import Embedded
+from dwclib.training.embedding import Embedded
 from dwclib.training.evaluation import criterion, ranks_of, recalls_of, usable_ks
 
 

@@ -36,9 +36,9 @@ def measure() -> dict[str, dict]:
         import torch
 
         from dwclib.streams import ClipStream
-        from dwclib.training.composer import seed_everything, train
         from dwclib.training.config import parse_config
         from dwclib.training.runs import Run
+        from dwclib.training.single import seed_everything, train
 
         torch.backends.mkldnn.set_flags(False)  # oneDNN cuts its sums to fit the caches
         run = Run(parse_config(CONFIG, "golden"), Path(folder) / "run", device="cpu")

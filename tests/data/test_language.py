@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from dwclib.data import captions
-from dwclib.data.captions import LIGHTNESS, NOT, PREDICATES, VAGUE, full_caption, phrase, vocabulary
+from dwclib.data import language
 from dwclib.data.garments import ATTRIBUTES, PALETTE, random_garment
+from dwclib.data.language import LIGHTNESS, NOT, PREDICATES, VAGUE, full_caption, phrase, vocabulary
 
 CHANGES = [(name, old, new) for name in PREDICATES for old in ATTRIBUTES[name] for new in ATTRIBUTES[name]
            if old != new]  # fmt: skip
@@ -71,12 +71,12 @@ def test_a_full_caption_names_everything_that_it_keeps():
     rng = np.random.default_rng(0)
     garment = random_garment(rng)
     assert len(full_caption(garment, rng, keep=1.0).split(",")) >= len(PREDICATES)
-    assert full_caption(garment, rng, keep=0.0).split()[-1] in captions.NOUNS[garment.category]
+    assert full_caption(garment, rng, keep=0.0).split()[-1] in language.NOUNS[garment.category]
 
 
 def test_an_annotator_with_nothing_to_say_is_vague():
     rng = np.random.default_rng(0)
-    said = {captions.relative_caption([], "dress", rng) for _ in range(300)}
+    said = {language.relative_caption([], "dress", rng) for _ in range(300)}
     assert all(text.removeprefix("the dress ").removeprefix("it ") in VAGUE for text in said)
-    joined = captions.relative_caption(["is red", "has a belt", "is long"], "gown", rng)
+    joined = language.relative_caption(["is red", "has a belt", "is long"], "gown", rng)
     assert joined.endswith("is red, has a belt and is long")

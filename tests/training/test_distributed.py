@@ -50,7 +50,7 @@ def frozen(run):
 WORKER = """
 import sys
 from pathlib import Path
-from dwclib.training import processes as distributed
+from dwclib.training import distributed
 from dwclib.training.batches import batches
 from dwclib.training.config import read_config
 from dwclib.errors import ConfigError
@@ -93,7 +93,7 @@ TALKER = """
 import sys
 from pathlib import Path
 import torch
-from dwclib.training import processes as distributed
+from dwclib.training import distributed
 
 out = Path(sys.argv[1])
 distributed.accelerator(out, device="cpu")
