@@ -116,7 +116,7 @@ class Book:
             _check_values(values or {}, declared_parameters(stems[stem]), f"{path}, {stem}")
         return {stem: {**(chosen.get(stem) or {})} for stem in stems}
 
-    def print_of(self, notebook: Path, parameters: dict[str, Any]) -> str:
+    def fingerprint_of(self, notebook: Path, parameters: dict[str, Any]) -> str:
         """Return a fingerprint of all that a notebook's outputs depend on.
 
         Of the library, what the code imports counts, without its comments; of grids, results, claims,
@@ -146,7 +146,7 @@ class Book:
             found = stamp_of(self.executed(notebook)).get("fingerprint")
         except ConfigError:  # missing or damaged
             return False
-        return found == self.print_of(notebook, parameters)
+        return found == self.fingerprint_of(notebook, parameters)
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -296,7 +296,7 @@ def _execute_one(book: Book, path: Path, values: dict[str, Any], cell_timeout: i
     import papermill
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
-    made_from = book.print_of(path, values)  # taken first: an edit meanwhile makes it stale
+    made_from = book.fingerprint_of(path, values)  # taken first: an edit meanwhile makes it stale
     start = time.time()
     try:
         with atomic(book.executed(path)) as target, kernel_environment():

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field
 
 from dwclib.errors import ConfigError
-from dwclib.experiments.stored import checked
+from dwclib.experiments.schema import checked
 from dwclib.files import atomic, read_json
 
 CHECKED, SOLUTION, PARAMETERS = "nbval-check-output", "solution", "parameters"

@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic import ConfigDict
 
+from dwclib.experiments.schema import Kept, Stamped, read_sealed, sealed
 from dwclib.experiments.store import FOLDER
-from dwclib.experiments.stored import Kept, Stamped, read_sealed, sealed
 from dwclib.files import atomic
 
 BENCHMARKS = FOLDER / "benchmarks"

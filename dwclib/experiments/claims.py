@@ -23,7 +23,7 @@ from dwclib.experiments import (
     read_grid,
     unpack,
 )
-from dwclib.experiments.stored import Kept, Named, checked
+from dwclib.experiments.schema import Kept, Named, checked
 from dwclib.files import DATA, read_yaml
 
 CLAIMS = DATA / "claims.yml"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from dwclib.errors import ConfigError, ResultsError
 from dwclib.experiments.grid import Cell, Grid
-from dwclib.experiments.rows import Row, code_print, compute_row
+from dwclib.experiments.rows import Row, code_fingerprint, compute_row
 from dwclib.files import cache_folder
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def _on_cluster(work: Iterator[tuple[Cell, bool]], device: str | None, scheduler
         while True:
             room = max(1, 2 * len(client.nthreads())) - len(running)  # one to compute, one that waits for it
             running |= {
-                client.submit(_row_on_worker, *cell, device, code_print(cell[1]), pure=False)
+                client.submit(_row_on_worker, *cell, device, code_fingerprint(cell[1]), pure=False)
                 for cell in islice(work, max(0, room))
             }
             if not running:
@@ -129,7 +129,7 @@ def _row_on_worker(cell: Cell, probed: bool, device: str | None, code: str) -> R
             where=f"worker {worker.address}",
             remedy="Start it with --nthreads 1, and one per core with --nworkers.",
         )
-    if code_print(probed) != code:
+    if code_fingerprint(probed) != code:
         raise ConfigError(
             "its dwclib, or the weights in data/, are not those of the process that asks",
             where=f"worker {worker.address}",

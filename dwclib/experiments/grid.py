@@ -10,7 +10,7 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import Field
 
 from dwclib.errors import NO_DATA, ConfigError, check_choice
-from dwclib.experiments.stored import PLAIN, Kept, Named, Plain, checked
+from dwclib.experiments.schema import PLAIN, Kept, Named, Plain, checked
 from dwclib.files import DATA, read_yaml
 from dwclib.training.config import Config, read_recipe
 

@@ -11,7 +11,7 @@ from jaxtyping import Int, UInt8
 
 from dwclib.combiner import normalise
 from dwclib.data.synthfashion import SynthFashion, degraded
-from dwclib.retrieval import target_ranks
+from dwclib.retrieval import share_within, target_ranks
 from dwclib.training.embedding import Embedded
 from dwclib.training.runs import Run
 
@@ -112,7 +112,7 @@ def _ask(
         stream = run.model[name].eval()
         composed = stream.compose(stream.encode(inputs.images.to(device)), inputs.texts.to(device))
         ranks = target_ranks(composed.query.cpu(), galleries[name].gallery, targets, exclude=references)
-        found[name] = {"R@10": round(100 * float((ranks <= 10).float().mean()), 3)}
+        found[name] = {"R@10": round(share_within(ranks, 10), 3)}
         if composed.modality_weight is not None:
             found[name]["weight"] = round(float(composed.modality_weight.mean()), 5)
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from dwclib.errors import ResultsError, check_choice
-from dwclib.experiments.stored import REMEDY
+from dwclib.experiments.schema import REMEDY
 from dwclib.files import DATA
 
 REPORTED = DATA / "reported"

@@ -14,8 +14,8 @@ from dwclib.errors import ConfigError, check_choice
 from dwclib.experiments import machine
 from dwclib.experiments.reported import TITLES, reported
 from dwclib.experiments.rows import Stream
+from dwclib.experiments.schema import Percent, Stamped, read_sealed, sealed
 from dwclib.experiments.store import FOLDER
-from dwclib.experiments.stored import Percent, Stamped, read_sealed, sealed
 from dwclib.files import atomic
 from dwclib.training.config import RECIPES, Config, read_recipe
 

@@ -13,11 +13,13 @@ from zlib import error as ZlibError
 import numpy as np
 from jaxtyping import Int
 from pydantic import Field, model_validator
+from torch import Tensor
 
 from dwclib.errors import MAX_SEED, ResultsError, brief
 from dwclib.experiments.grid import Cell
-from dwclib.experiments.stored import REMEDY, Kept, Named, Percent, Stamped
+from dwclib.experiments.schema import REMEDY, Kept, Named, Percent, Stamped
 from dwclib.files import cache_folder, code_of, fingerprint, meaning_of
+from dwclib.retrieval import share_within
 
 if TYPE_CHECKING:
     from dwclib.data.synthfashion import SynthFashion
@@ -121,7 +123,7 @@ def compute_row(cell: Cell, probed: bool, device: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=cache_folder("experiments")) as folder:
         trained = Run(cell.config, folder, device=device).train(progress=False)
         embedded, dataset = trained.embedded(), trained.evaluation.dataset
-        ranks = {name: found.numpy() for name, found in ranks_of(embedded, dataset).items()}
+        ranks = ranks_of(embedded, dataset)
         held_out = recalls_of(trained.embedded(trained.validation), trained.validation.dataset, ks=(10,))
         extra: dict[str, Any] = {}
         if probed:
@@ -137,15 +139,17 @@ def compute_row(cell: Cell, probed: bool, device: str) -> dict[str, Any]:
         "validation": {stream: found[10] for stream, found in held_out.items()},
         "seconds": round(time.perf_counter() - start, 1),
         **machine.stamp(device),
-        "code": code_print(probed),
+        "code": code_fingerprint(probed),
         "config": cell.config.model_dump(),
-        "ranks": {stream: pack(found.clip(max=65535).astype(np.uint16)) for stream, found in ranks.items()},
+        "ranks": {
+            stream: pack(found.clip(max=65535).numpy().astype(np.uint16)) for stream, found in ranks.items()
+        },
         **extra,
     }
 
 
 @lru_cache
-def code_print(probed: bool = False) -> str:
+def code_fingerprint(probed: bool = False) -> str:
     """Return the fingerprint of all code and weights that a row depends on.
 
     Comments and docstrings do not count, nor does what is said when something goes wrong.
@@ -158,8 +162,8 @@ def code_print(probed: bool = False) -> str:
     return fingerprint(code, *weights)
 
 
-def _metrics(ranks: Int[np.ndarray, " queries"], groups: Groups) -> dict[str, dict[str, float]]:
+def _metrics(ranks: Int[Tensor, " queries"], groups: Groups) -> dict[str, dict[str, float]]:
     return {
-        name: {f"R@{k}": round(100 * float((ranks[members] <= k).mean()), 3) for k in (1, 10, 50)}
+        name: {f"R@{k}": round(share_within(ranks[members], k), 3) for k in (1, 10, 50)}
         for name, members in groups.items()
     }

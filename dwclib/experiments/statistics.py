@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -28,8 +29,9 @@ class Interval(NamedTuple):
         return f"{self:.1f}"
 
     def __format__(self, digits: str) -> str:
-        """Write each number in its own way: ``f"{interval:+.2f}"``."""
-        mean, low, high = (format(number, digits or ".1f") for number in self)
+        """Write each number in its own way: ``f"{interval:+.2f}"``; what rounds to zero has no minus."""
+        sign, rest = re.fullmatch(r"([-+ ]?)(.*)", digits or ".1f").groups()  # type: ignore[union-attr]
+        mean, low, high = (format(number, f"{sign}z{rest}") for number in self)
         return f"{mean} [{low}, {high}]"
 
 

@@ -24,9 +24,9 @@ from tqdm import tqdm
 from dwclib.errors import ConfigError, ResultsError, check_choice
 from dwclib.experiments.cluster import compute
 from dwclib.experiments.grid import Cell, Grid
-from dwclib.experiments.rows import Groups, Row, StoredRow, code_print, query_groups, unpack
+from dwclib.experiments.rows import Groups, Row, StoredRow, code_fingerprint, query_groups, unpack
+from dwclib.experiments.schema import REMEDY, Kept, Plain, read_sealed, sealed
 from dwclib.experiments.statistics import Gain, Interval, crossed_interval, gain_of
-from dwclib.experiments.stored import REMEDY, Kept, Plain, read_sealed, sealed
 from dwclib.files import DATA, atomic, cache_folder, check_changeable, fingerprint
 from dwclib.training.config import parse_config
 
@@ -201,7 +201,9 @@ class Results:
     @cached_property
     def stale(self) -> list[dict[str, Any]]:
         """The rows that other code than today's has computed."""
-        return [row for row in self.rows if row["code"] != code_print(row["variant"] in self.grid.probed)]
+        return [
+            row for row in self.rows if row["code"] != code_fingerprint(row["variant"] in self.grid.probed)
+        ]
 
     @cached_property
     def dataset(self) -> SynthFashion:
@@ -293,7 +295,9 @@ def _is_of(row: Mapping[str, Any] | None, cell: Cell) -> bool:
 
 
 def _is_fresh(row: Mapping[str, Any] | None, cell: Cell, grid: Grid) -> bool:
-    return row is not None and _is_of(row, cell) and row["code"] == code_print(cell.variant in grid.probed)
+    return (
+        row is not None and _is_of(row, cell) and row["code"] == code_fingerprint(cell.variant in grid.probed)
+    )
 
 
 def _is_stale_by_code(row: Row | None, cell: Cell, grid: Grid) -> bool:
@@ -339,7 +343,7 @@ def _stamped(row: Row, cell: Cell, grid: Grid, found: Verified) -> Row:
 
     first = row.get("verified", {}).get("computed_by", row["code"])
     note = {"computed_by": first, **found._asdict(), "date": machine.stamp("cpu")["date"]}
-    return {**row, "code": code_print(cell.variant in grid.probed), "verified": note}
+    return {**row, "code": code_fingerprint(cell.variant in grid.probed), "verified": note}
 
 
 def _read_rows(path: Path, grid: Grid) -> dict[tuple[str, str, int], Row]:

@@ -106,43 +106,43 @@ def test_a_fresh_notebook_is_not_executed_again_and_a_stale_one_is(root):
 def test_what_a_notebook_depends_on_makes_it_stale(root, path, stale):
     put(root, "01_first", notebook(cell("from dwclib.losses import contrastive_loss")))
     smoke, source = Book("smoke", root), root / "notebooks" / "01_first.ipynb"
-    before = smoke.print_of(source, smoke.parameters()["01_first"])
+    before = smoke.fingerprint_of(source, smoke.parameters()["01_first"])
     (root / path).write_text("y = 1\n" if path.endswith(".py") else "01_first: {epochs: 2}\n")
-    assert (smoke.print_of(source, smoke.parameters()["01_first"]) != before) == stale
+    assert (smoke.fingerprint_of(source, smoke.parameters()["01_first"]) != before) == stale
 
 
 def test_only_the_grids_and_claims_that_a_notebook_names_make_it_stale(root):
     put(root, "01_first", notebook(cell('read_grid("noise", "laptop")')))
     smoke, source = Book("smoke", root), root / "notebooks" / "01_first.ipynb"
-    prints = [smoke.print_of(source, {})]
+    prints = [smoke.fingerprint_of(source, {})]
     for name in ("claims.yml", "experiments/other.yml", "reported/shoes.csv", "experiments/noise.yml"):
         (root / "data" / name).parent.mkdir(exist_ok=True)
         (root / "data" / name).write_text("new")
-        prints.append(smoke.print_of(source, {}))
+        prints.append(smoke.fingerprint_of(source, {}))
     assert prints[0] == prints[1] == prints[2] == prints[3] != prints[4]
 
 
 def test_only_the_results_that_a_notebook_names_make_it_stale(root):
     put(root, "01_first", notebook(cell("folder = '../data/results/speed'")))
     smoke, source = Book("smoke", root), root / "notebooks" / "01_first.ipynb"
-    before = smoke.print_of(source, {})
+    before = smoke.fingerprint_of(source, {})
     for name in ("other", "speed"):
         (root / "data/results" / name).mkdir(parents=True)
     (root / "data/results/other/cpu.json").write_text("1")
-    assert smoke.print_of(source, {}) == before
+    assert smoke.fingerprint_of(source, {}) == before
     (root / "data/results/speed/cpu.json").write_text("1")
-    assert smoke.print_of(source, {}) != before
+    assert smoke.fingerprint_of(source, {}) != before
 
 
 def test_outputs_and_ids_do_not_make_a_notebook_stale(root):
     smoke, source = Book("smoke", root), root / "notebooks" / "01_first.ipynb"
-    before = smoke.print_of(source, {})
+    before = smoke.fingerprint_of(source, {})
     changed = get(source)
     for one in changed["cells"]:
         one["id"] = "other" + one["id"]
         one |= {"outputs": []} if "outputs" in one else {}
     put(root, "01_first", changed)
-    assert smoke.print_of(source, {}) == before
+    assert smoke.fingerprint_of(source, {}) == before
 
 
 def test_a_failure_names_notebook_cell_and_error_and_keeps_what_had_succeeded(root):
@@ -248,7 +248,7 @@ def test_a_damaged_notebook_is_used_as_it_is_or_told(root):
         put(root, "01_first", content)
         try:
             declared_parameters(path)
-            smoke.print_of(path, {})
+            smoke.fingerprint_of(path, {})
             problems(smoke)
         except ConfigError:
             told += 1
@@ -418,17 +418,17 @@ def test_the_time_that_a_notebook_says_it_takes_leaves_it_fresh(root):
     prints = []
     for time, why in (("5 minutes", "Why"), ("9 minutes", "Why"), ("9 minutes", "How")):
         put(root, "01_first", notebook(title=cell(f"# A?\n\n**Time**: {time}. {why}.", kind="markdown")))
-        prints.append(smoke.print_of(path, {}))
+        prints.append(smoke.fingerprint_of(path, {}))
     assert prints[0] == prints[1] != prints[2]
 
 
 def test_an_address_leaves_a_notebook_fresh_and_stays_where_none_is_known(root):
     smoke, path = Book("smoke", root), root / "notebooks" / "01_first.ipynb"
     put(root, "01_first", notebook(setup=SETUP_CELL))
-    before = smoke.print_of(path, {})
+    before = smoke.fingerprint_of(path, {})
     path.write_text(json.dumps(stamped(get(path), "https://github.com/me/book")))
     assert "git+https://github.com/me/book" in path.read_text()
-    assert smoke.print_of(path, {}) == before
+    assert smoke.fingerprint_of(path, {}) == before
     assert stamped(get(path), "") == get(path)
 
 

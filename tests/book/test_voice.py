@@ -38,7 +38,7 @@ def test_a_finding_is_a_sentence_with_number_unit_and_word(found):
 
 
 def test_an_interval_is_written_as_finely_as_asked():
-    assert f"{Interval(0.126, -0.004, 0.3):+.2f}" == "+0.13 [-0.00, +0.30]"
+    assert f"{Interval(0.126, -0.004, 0.3):+.2f}" == "+0.13 [+0.00, +0.30]"
     assert f"{ABOVE}" == str(ABOVE) == "2.0 [1.0, 3.0]"
 
 

@@ -180,7 +180,7 @@ def test_a_worker_that_runs_several_at_a_time_is_refused(cluster, tmp_path):
 
 
 def test_a_worker_with_other_code_is_refused(shared, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "code_print", lambda probed=False: "of another day")
+    monkeypatch.setattr(module, "code_fingerprint", lambda probed=False: "of another day")
     with pytest.raises(ConfigError, match=r"worker tcp://.*not those of the process that asks"):
         run(_grid("full"), folder=tmp_path, scheduler=shared.address, **OPTIONS)
 

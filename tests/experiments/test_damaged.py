@@ -21,7 +21,7 @@ from dwclib.experiments import FOLDER, GRIDS, load, pack, read_grid, unpack
 from dwclib.experiments.benchmarks import BENCHMARKS, benchmarks
 from dwclib.experiments.claims import CLAIMS, read_claims
 from dwclib.experiments.reported import reported as read_reported
-from dwclib.experiments.stored import sealed
+from dwclib.experiments.schema import sealed
 
 SOME = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 GRID = read_grid("power", "laptop").only(settings=["default"])

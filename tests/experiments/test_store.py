@@ -215,7 +215,7 @@ def test_rows_of_older_code_are_kept_when_a_sample_of_them_is_equal(stored, tmp_
             stamped.append(row)
             assert row["verified"].pop("date").endswith("UTC")
             assert row["verified"] == {"computed_by": "of another day", "checked": 2, "of": 4}
-            assert row["code"] == experiments.code_print()
+            assert row["code"] == experiments.code_fingerprint()
             assert {**row, "code": "of another day"} == {**before[key], "verified": row["verified"]}
         else:
             fresh.append(row)
@@ -545,3 +545,11 @@ def test_a_verdict_follows_from_interval_and_p_value(interval, p, expected):
 
 def test_the_base_of_the_ablations_trains_the_clip_stream_alone():
     assert read_recipe("synthfashion-ablations").model.streams == ["clip"]
+
+
+@pytest.mark.parametrize(
+    ("digits", "written"),
+    [("", "0.0 [-0.1, 0.1]"), (".2f", "-0.01 [-0.10, 0.10]"), ("+.1f", "+0.0 [-0.1, +0.1]")],
+)
+def test_what_rounds_to_zero_is_written_without_a_minus(digits, written):
+    assert f"{Interval(-0.01, -0.1, 0.1):{digits}}" == written
