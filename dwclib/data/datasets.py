@@ -59,7 +59,8 @@ class DataConfig(Section):
     Attributes
     ----------
     dataset : "synthfashion", the embedded one.
-    train_images, train_queries, val_images, val_queries : how many to draw.
+    train_images, train_queries, val_images, val_queries : how many to draw. What is drawn as "val" is the
+        evaluation split, which is reported; validation, which chooses, is held out of the training queries.
     size : width and height of the pictures in pixels.
     seed : of the world.
     dials : fields of `dwclib.data.synthfashion.Dials` that differ from their default.
