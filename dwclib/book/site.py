@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,8 @@ def _is_progress(output: dict[str, Any]) -> bool:
 
 
 def _render(book: Book, stage: Path) -> None:
-    command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(stage)]
+    program = shutil.which("jupyter-book", path=sysconfig.get_path("scripts")) or "jupyter-book"
+    command = [program, "build", str(stage)]
     options = ["-n", "-W", "--keep-going", "--path-output", str(book.root)]
     found = subprocess.run(command + options, capture_output=True, text=True, check=False)
     if found.returncode or not (book.build / "html" / "index.html").exists():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -52,8 +53,11 @@ def peak_memory() -> dict[str, float]:
 
 def _peak_resident() -> float:
     """Return the most bytes that this process held; on Linux rusage would begin at its parent's."""
+    if sys.platform == "win32":
+        import psutil
+
+        return float(psutil.Process().memory_info().peak_wset)
     import resource
-    import sys
 
     status = Path("/proc/self/status")
     if status.exists():
