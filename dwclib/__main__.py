@@ -68,7 +68,6 @@ def _parser() -> argparse.ArgumentParser:
 
     form = _command(commands, "check-notebooks", _check, "check the notebooks' form")
     form.add_argument("--mend", action="store_true", help="first bring them into the form that git keeps")
-    _add_profile(form, "smoke")
 
     fashion = _command(commands, "synthfashion", _synthfashion, "write SynthFashion as a real dataset")
     fashion.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
@@ -159,8 +158,8 @@ def _check(options: argparse.Namespace) -> int:
     from dwclib.book.execute import Book
 
     if options.mend:
-        mend(Book(options.profile))
-    found = problems(Book(options.profile))
+        mend(Book())
+    found = problems(Book())
     print("\n".join(found) or "The notebooks are in form.")
     return bool(found)
 
