@@ -90,5 +90,5 @@ lock: ## write requirements.lock anew from pyproject.toml
 	  --fork-strategy fewest --no-header --no-annotate --quiet -o requirements.lock
 
 clean: ## remove _build/, .cache/, build/, dist/ and the tools' caches; not .venv/, nor runs/ of yours
-	rm -rf _build .cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf _build .cache build dist *.egg-info .benchmarks .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -path ./$(VENV) -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +

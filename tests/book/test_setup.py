@@ -115,7 +115,8 @@ def test_readme_makefile_and_package_name_the_same_pythons():
 def test_what_is_made_is_ignored_by_git_cleaned_and_named_in_the_readme():
     rule = re.search(r"^clean:.*\n((?:\t.*\n?)+)", (ROOT / "Makefile").read_text(), re.MULTILINE).group(1)
     readme = (ROOT / "README.md").read_text()
-    for name in ("_build", ".cache", "build", "dist", ".hypothesis", "__pycache__", ".ipynb_checkpoints"):
+    made = "_build .cache build dist .benchmarks .hypothesis __pycache__ .ipynb_checkpoints"
+    for name in made.split():
         asked = subprocess.run(["git", "check-ignore", "-q", f"{name}/"], cwd=ROOT, check=False)
         assert asked.returncode == 0, name
         assert name in rule
