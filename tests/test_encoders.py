@@ -204,6 +204,7 @@ def test_texts_that_clip_cannot_read_to_the_end_are_counted(clip):
 
 
 def test_only_a_long_encoding_shows_a_bar(clip, world, capsys, monkeypatch):
+    monkeypatch.setattr(encoders, "PATIENCE", 600.0)
     clip.encode_images(world.pictures)
     assert capsys.readouterr() == ("", "")
     monkeypatch.setattr(encoders, "PATIENCE", 0.0)

@@ -383,6 +383,7 @@ def slow(index):
 
 def test_a_bar_is_shown_only_when_it_takes_long(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(images, "CHUNK", 1)
+    monkeypatch.setattr(images, "PATIENCE", 600)
     image_store(tmp_path / "s.npy", plain, 9, 8, workers=1)
     assert capfd.readouterr().err == ""
     monkeypatch.setattr(images, "PATIENCE", 0.2)

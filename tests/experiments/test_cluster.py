@@ -41,8 +41,13 @@ class Cluster:
         _wait_until(lambda: _answers(int(port)))
 
     def add_worker(self, *, threads: int = 1) -> None:
+        """Start a worker, and wait until the scheduler has it, however busy this machine is."""
+        from distributed import Client
+
         options = ("--nthreads", str(threads), "--no-nanny", "--no-dashboard")
         self.workers.append(self._start("worker", self.address, *options))
+        with Client(self.address, timeout=120) as client:
+            client.wait_for_workers(len(self.workers), timeout=120)
 
     def _start(self, role: str, *options: str) -> subprocess.Popen:
         process = subprocess.Popen(

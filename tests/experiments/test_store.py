@@ -344,18 +344,22 @@ def _lock(path: Path) -> FileLock:
 def test_the_second_of_two_waits_for_shared_rows_and_says_so(stored, tmp_path, capsys):
     grid, folder, path = _copy(stored, tmp_path)
     path.rename(tmp_path / "computed.json")
-    begun = threading.Event()
+    begun, told = threading.Event(), []
 
-    def compute_elsewhere() -> None:
+    def compute_elsewhere_until_told() -> None:
         with _lock(path):
             begun.set()
-            time.sleep(1)
+            for _ in range(1200):
+                told.append(capsys.readouterr().err)
+                if "waiting" in told[-1]:
+                    break
+                time.sleep(0.05)
             (tmp_path / "computed.json").rename(path)
 
-    threading.Thread(target=compute_elsewhere).start()
+    threading.Thread(target=compute_elsewhere_until_told).start()
     begun.wait()
     assert len(run(grid, folder=folder, jobs=1, device="cpu", progress=False).rows) == 8
-    assert "another process computes these rows; waiting for it" in capsys.readouterr().err
+    assert "another process computes these rows; waiting for it" in "".join(told)
 
 
 def test_it_waits_no_longer_than_it_was_given(stored, tmp_path):

@@ -198,6 +198,7 @@ def test_a_killed_insert_called_again_has_each_image_once(tmp_path):
     killed = _insert(path)
     assert killed.stdout.readline() == "begin\n"
     while not list(path.rglob("wal_data*")):  # nothing has been inserted yet
+        assert killed.poll() is None
         time.sleep(0.01)
     killed.kill()
     assert killed.communicate()[0] == ""
