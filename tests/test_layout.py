@@ -44,6 +44,16 @@ def is_allowed(importing: str, imported: str) -> bool:
     return importing not in SHARED and (target in PAPER or imported == FORM)
 
 
+def test_the_library_imports_itself_in_one_form():
+    """No other form is seen below, nor by `files.imports_of`, on which fingerprints rest."""
+    for path in HOUSE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            plain = [one.name for one in node.names] if isinstance(node, ast.Import) else []
+            where = f"{path.name}, line {getattr(node, 'lineno', 0)}"
+            assert not any(name.split(".")[0] == "dwclib" for name in plain), where
+            assert not getattr(node, "level", 0), where
+
+
 @pytest.mark.parametrize("path", sorted(HOUSE.rglob("*.py")), ids=lambda path: str(path.relative_to(HOUSE)))
 def test_no_import_runs_upward(path):
     importing = ".".join(path.relative_to(HOUSE).with_suffix("").parts).removesuffix("__init__").rstrip(".")
