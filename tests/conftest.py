@@ -12,6 +12,8 @@ from jaxtyping import install_import_hook
 install_import_hook("dwclib", "typechecker.check")
 
 ROOT = Path(__file__).resolve().parents[1]
+CHROMIUM = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+            "--disable-background-networking", "--disable-component-update"]  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -23,14 +25,20 @@ def smoke_site():
     return ROOT / "_build" / "html"
 
 
-@pytest.fixture(scope="session")
-def chromium():
+@pytest.fixture(scope="module")
+def browser():
+    """Start this machine's Chromium for one module: while it runs, so does a loop of events."""
     names = ("chromium", "chromium-browser", "google-chrome")
     path = next((found for found in map(shutil.which, names) if found), None)
     if path is None:
         assert not os.environ.get("CI"), "CI needs a Chromium: see .ci/run"
         pytest.skip("no Chromium on this machine")
-    return path
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=path, args=CHROMIUM)
+        yield started
+        started.close()
 
 
 @pytest.fixture(scope="module")

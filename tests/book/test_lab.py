@@ -20,8 +20,6 @@ from dwclib.book.notebooks import read_notebook
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = Book("smoke").notebooks
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-         "--disable-background-networking", "--disable-component-update"]  # fmt: skip
 SEEN = """() => ({
   dirty: document.querySelectorAll('.lm-TabBar-tab.jp-mod-dirty').length,
   red: document.querySelectorAll('mjx-merror, merror').length,
@@ -69,14 +67,11 @@ def test_make_lab_shows_every_notebook(lab):
 
 
 @pytest.fixture(scope="module")
-def page(lab, chromium):
-    from playwright.sync_api import sync_playwright
-
+def page(lab, browser):
     ask(f"{lab}/api/status")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        yield browser.new_page(viewport={"width": 1200, "height": 900})
-        browser.close()
+    opened = browser.new_page(viewport={"width": 1200, "height": 900})
+    opened.set_default_timeout(120_000)
+    return opened
 
 
 def folded(path):
@@ -89,8 +84,8 @@ def test_a_notebook_opens_unmodified_reads_well_and_saves_without_a_difference(p
     copy = folder / path.name
     before, written = copy.read_bytes(), copy.stat().st_mtime_ns
     page.goto(f"{lab}/lab/tree/{path.name}?reset", wait_until="load")
-    page.wait_for_selector(".jp-NotebookPanel .jp-MarkdownOutput", timeout=120_000)
-    page.wait_for_selector("text=/Python 3 .*Idle/", timeout=120_000)
+    page.wait_for_selector(".jp-NotebookPanel .jp-MarkdownOutput")
+    page.wait_for_selector("text=/Python 3 .*Idle/")
     page.wait_for_function(
         f"() => document.querySelectorAll('.jp-InputPlaceholder').length == {folded(path)}"
     )
