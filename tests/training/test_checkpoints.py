@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import resource
 import shutil
 import subprocess
 import sys
@@ -237,6 +236,7 @@ def test_another_architecture_is_refused_by_the_first_difference(other: nn.Modul
         load_model(other, nn.Linear(3, 2).state_dict(), "run")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no limits on files")
 def test_a_full_disk_is_told_and_the_last_good_checkpoint_stays(tmp_path) -> None:
     """A limit on the size of files does to `write` what a full disk does."""
     save_checkpoint(tmp_path / "step-00000001", _state())
@@ -252,7 +252,6 @@ def test_a_full_disk_is_told_and_the_last_good_checkpoint_stays(tmp_path) -> Non
         [sys.executable, "-c", code, str(target)],
         capture_output=True, text=True, check=False, env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
     )  # fmt: skip
-    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 20_000
     assert "CheckpointError" in found.stderr, found.stderr
     assert "cannot be written" in found.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"]
