@@ -14,7 +14,7 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from strategies import JSON
+from strategies import JSON, places
 
 from dwclib.errors import ConfigError, DwcError, ResultsError
 from dwclib.experiments import FOLDER, GRIDS, load, pack, read_grid, unpack
@@ -92,18 +92,7 @@ KINDS = {
 CONTENTS = {name: kind.content() for name, kind in KINDS.items()}
 
 
-def _places(content: Any, path: tuple = ()) -> list[tuple]:
-    """Return the path of every value in nested lists and dictionaries."""
-    items = content.items() if isinstance(content, dict) else enumerate(content)
-    found = []
-    for key, value in items:
-        found.append((*path, key))
-        if isinstance(value, dict | list):
-            found += _places(value, (*path, key))
-    return found
-
-
-PLACES = {name: _places(content) for name, content in CONTENTS.items()}
+PLACES = {name: places(content) for name, content in CONTENTS.items()}
 
 
 def _used(kind: Kind, folder: Path, text: bytes) -> None:

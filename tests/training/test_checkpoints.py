@@ -14,7 +14,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from strategies import JSON
+from strategies import JSON, places
 from torch import nn
 
 from dwclib.errors import CheckpointError, DwcError
@@ -136,12 +136,6 @@ def test_no_damaged_byte_goes_unnoticed(good: Path, tmp_path, data) -> None:
         load_checkpoint(folder)
 
 
-def _places(value, path=()) -> list[tuple]:
-    """Return the way to every value within dictionaries and lists."""
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [path, *(place for key, item in inner for place in _places(item, (*path, key)))]
-
-
 def _put(state: dict, path: tuple, value) -> None:
     for key in path[:-1]:
         state = state[key]
@@ -164,8 +158,8 @@ TENSORS = st.sampled_from(
 def test_a_hostile_checkpoint_in_good_order_is_refused_or_trains(run: Run, good: Path, data) -> None:
     """Its manifest is right: only keys, shapes and types tell. Nothing may crash, nor leave the folder."""
     state, folder = load_checkpoint(good), run.folder / good.name
-    places = [path for path in _places(state) if path and path[:2] != ("random", "python")]
-    _put(state, data.draw(st.sampled_from(places)), data.draw(JSON | TENSORS))
+    ways = [path for path in places(state) if path[:2] != ("random", "python")]
+    _put(state, data.draw(st.sampled_from(ways)), data.draw(JSON | TENSORS))
     shutil.rmtree(folder)
     save_checkpoint(folder, state)
     try:
