@@ -15,17 +15,44 @@ before its own; the paper needs of them only `data.triplets`, the one form of a 
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable
 from importlib import import_module
+from importlib.abc import MetaPathFinder
 from typing import Any
 
 __version__ = "0.1.0"
 warnings.filterwarnings("ignore", message="IProgress not found")  # bars of other libraries ask for widgets
 
+MOVED = {  # where the last version had them
+    "alternate": "training.alternate",
+    "checkpoints": "training.checkpoints",
+    "config": "training.config",
+    "data.captions": "data.language",
+    "datasets": "data.datasets",
+    "gallery": "search.gallery",
+    "machine": "experiments.machine",
+    "plots": "book.plots",
+    "reproductions": "experiments.reproductions",
+    "runs": "training.runs",
+}
 
-def lazy(package: str, **modules: str) -> Callable[[str], Any]:
-    """Return a package's ``__getattr__``: a name's module is imported when the name is first asked for.
+
+class _Moved(MetaPathFinder):
+    """Names the new place of a module that stood elsewhere in the last version; asked when no other finds it."""
+
+    @staticmethod
+    def find_spec(name: str, *_: object) -> None:
+        if new := MOVED.get(name.removeprefix(f"{__name__}.")):
+            raise ModuleNotFoundError(f"{name} is now {__name__}.{new}")
+
+
+sys.meta_path.append(_Moved())
+
+
+def lazy(package: str, **modules: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """Return a package's ``__getattr__`` and ``__dir__``: a name's module is imported when it is asked for.
 
     Parameters
     ----------
@@ -39,10 +66,10 @@ def lazy(package: str, **modules: str) -> Callable[[str], Any]:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         return getattr(import_module(f"{package}.{homes[name]}"), name)
 
-    return found
+    return found, lambda: sorted({*vars(sys.modules[package]), *homes})
 
 
-__getattr__ = lazy(
+__getattr__, __dir__ = lazy(
     __name__,
     encoders="Clip features_of",
     retrieval="rank recall_at_k",

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dwclib.editors import pair_mlp
+from dwclib.errors import check_choice, check_least
 
 ModalityWeight = Literal["scalar", "vector"] | float
 
@@ -82,6 +83,7 @@ class FixedWeightCombiner(nn.Module):
 
     def __init__(self, weight: float) -> None:
         super().__init__()
+        check_least(0.0, most=1.0, modality_weight=weight)
         self.weight = weight
 
     def forward(
@@ -103,5 +105,6 @@ def build_combiner(dim: int, modality_weight: ModalityWeight, *, dropout: float 
     """
     if isinstance(modality_weight, float | int):
         return FixedWeightCombiner(modality_weight)
-    weights = {"scalar": 1, "vector": dim}[modality_weight]
-    return AdaptiveWeightedCombiner(dim, dropout=dropout, weights=weights)
+    weights = {"scalar": 1, "vector": dim}
+    check_choice("modality weight", modality_weight, weights, "combiner")
+    return AdaptiveWeightedCombiner(dim, dropout=dropout, weights=weights[modality_weight])

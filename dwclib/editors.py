@@ -6,11 +6,13 @@ sequence of words, which first attend to each other (notebook 07).
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, cast
+from typing import Literal, NamedTuple, cast, get_args
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+
+from dwclib.errors import check_choice
 
 Edited = Literal["both", "image", "text", "none"]
 
@@ -90,6 +92,7 @@ class ModalityEditors(nn.Module):
 
     def __init__(self, dim: int, *, dropout: float = 0.5, edited: Edited = "both") -> None:
         super().__init__()
+        check_choice("choice of editors", edited, get_args(Edited), "editors")
         self.image = FeatureGate(dim, dropout=dropout) if edited in ("both", "image") else OpenGate()
         self.text = FeatureGate(dim, dropout=dropout) if edited in ("both", "text") else OpenGate()
 
@@ -245,6 +248,7 @@ class AttentionEditors(nn.Module):
         edited: Edited = "both",
     ) -> None:
         super().__init__()
+        check_choice("choice of editors", edited, get_args(Edited), "editors")
         self.edited = edited
         self.temperatures = {
             "word_temperature": word_temperature,

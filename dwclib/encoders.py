@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from dwclib.data.triplets import check_captions
-from dwclib.errors import FeatureError
+from dwclib.errors import ConfigError, DatasetError, FeatureError, check_choice
 from dwclib.files import DATA, atomic, cache_folder, fingerprint
 from dwclib.weights import load_clip, load_cnn
 
@@ -42,6 +42,15 @@ class Features(NamedTuple):
     images: Shaped[Tensor, "images ..."]
     texts: Shaped[Tensor, "queries ..."]
     mirrored: Shaped[Tensor, "images ..."] | None = None
+
+
+def check_device(device: str | None) -> None:
+    """Raise ConfigError unless a device is "cpu", or a GPU that torch finds; None leaves it open."""
+    kind, _, number = (device or "cpu").partition(":")
+    check_choice("device", kind, ("cpu", "cuda"), "device")
+    if kind == "cuda" and int(number if number.isdecimal() else 0) >= torch.cuda.device_count():
+        problem = f"torch finds no GPU for {device!r}"
+        raise ConfigError(problem, where="device", remedy="Use cpu, or leave it out.")
 
 
 class Clip(nn.Module):
@@ -72,10 +81,11 @@ class Clip(nn.Module):
         self, name: str | Path = BOOK_CLIP, weights: str | Path | None = None, *, device: str = "cpu"
     ) -> None:
         super().__init__()
+        check_device(device)
         config = Path(name).expanduser() / "open_clip_config.json"
         self.described = config.read_text(encoding="utf-8") if config.is_file() else str(name)
         self.model, self.tokenizer = load_clip(name, weights)
-        self.to(device).eval().requires_grad_(False)
+        self.eval().requires_grad_(False)
         self.register_buffer("mean", torch.tensor(self.model.visual.image_mean), persistent=False)
         self.register_buffer("std", torch.tensor(self.model.visual.image_std), persistent=False)
         self.to(device)
@@ -272,6 +282,8 @@ def features_of(
 
 def _batches(values: Any, batch: int, what: str) -> Iterator[Any]:
     """Yield parts of what is to be encoded; a bar shows when that takes longer."""
+    if len(values) == 0:
+        raise DatasetError("there is nothing to encode", where=what, remedy="Give at least one.")
     with tqdm(total=len(values), desc=f"encode {what}", unit="", delay=PATIENCE, leave=False) as bar:
         for start in range(0, len(values), batch):
             yield values[start : start + batch]

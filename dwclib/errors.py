@@ -96,17 +96,16 @@ def check_choice(
         )
 
 
-def check_least(least: float, **values: object) -> None:
-    """Raise a ConfigError unless all values are numbers from `least` on; whole ones, if `least` is."""
+def check_least(least: float, *, most: float = math.inf, **values: object) -> None:
+    """Raise a ConfigError unless all values are finite, and from `least` to `most`; whole, if `least` is."""
     wanted: Any = Integral if isinstance(least, int) else Real
     for name, value in values.items():
-        if not isinstance(value, wanted) or isinstance(value, bool) or not least <= value < math.inf:
+        fits = isinstance(value, wanted) and not isinstance(value, bool)
+        if not (fits and math.isfinite(value) and least <= value <= most):  # type: ignore[arg-type,operator]
             kind = "whole number" if wanted is Integral else "number"
-            raise ConfigError(
-                f"{name} = {brief(value)} is no {kind} of {least} or more",
-                where="parameters",
-                remedy=f"Use {least} or more.",
-            )
+            allowed = f"{least} or more" if most == math.inf else f"{least} to {most}"
+            problem = f"{name} = {brief(value)} is no {kind} of {allowed}"
+            raise ConfigError(problem, where="parameters", remedy=f"Use {allowed}.")
 
 
 def checked_seed(seed: object) -> int:

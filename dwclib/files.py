@@ -97,7 +97,7 @@ def text_of(path: Path, *, most: int = 16 * 2**20) -> str:
     try:
         return content.decode("utf-16" if marked else "utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"byte {error.start} is not UTF-8") from error
+        raise ValueError(f"byte {error.start} is not {error.encoding.upper()}") from error
 
 
 def read_yaml(path: Path | str) -> Any:
@@ -151,12 +151,13 @@ class _Yaml(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict:
+        found = super().construct_mapping(node, deep)
         names = Counter(str(key.value) for key, _ in node.value)
         for key, _ in node.value:
             if names[str(key.value)] > 1:
                 problem = f"the key {key.value!r} is there twice"
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-        return super().construct_mapping(node, deep)
+        return found
 
 
 for _tag, _pattern in {
@@ -259,7 +260,11 @@ def meaning_of(path: Path) -> str:
 @lru_cache(maxsize=1_000)
 def imports_of(text: str) -> tuple[str, ...]:
     """Return the names below dwclib that Python code imports, and with ``a`` each ``a.b`` that it uses."""
-    nodes = list(ast.walk(ast.parse(text)))
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            node.body = []  # runs never
+    nodes = list(ast.walk(tree))
     known: dict[str, str] = {}  # name in the code -> what it stands for
     modules = []
     for node in nodes:

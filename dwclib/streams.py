@@ -117,6 +117,7 @@ class TwoHeadComposer(Composer):
     def __init__(self, feature_dim: int, *, dim: int = 1024, dropout: float = 0.5) -> None:
         super().__init__()
         check_least(1, feature_dim=feature_dim, dim=dim)
+        check_least(0.0, most=1.0, dropout=dropout)
         self.image_head = ProjectionHead(feature_dim, dim, dropout=dropout)
         self.text_head = ProjectionHead(feature_dim, dim, dropout=dropout)
 
@@ -218,6 +219,7 @@ class CnnStream(Composer):
     ) -> None:
         super().__init__()
         check_least(1, words=words, dim=dim, word_dim=word_dim)
+        check_least(0.0, most=1.0, dropout=dropout)
         self.cnn, self.mask_padding = cnn, mask_padding
         self.lstm = WordLstm(words, dim, word_dim=word_dim)
         self.editors = AttentionEditors(

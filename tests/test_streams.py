@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import Tensor
@@ -155,3 +158,20 @@ def test_golden_values() -> None:
     expected_weight = [[0.569617], [0.52098]]
     torch.testing.assert_close(composition.query, torch.tensor(expected_query), atol=1e-5, rtol=0)
     torch.testing.assert_close(composition.modality_weight, torch.tensor(expected_weight), atol=1e-5, rtol=0)
+
+
+REFUSED = """
+from dwclib.errors import ConfigError
+from dwclib.streams import ClipStream
+WRONG = {"editors": "x"}, {"modality_weight": 3}, {"modality_weight": "x"}, {"dropout": 2.0}, {"dim": 0}
+for wrong in WRONG:
+    try:
+        print(ClipStream(16, **{"dim": 8} | wrong))
+    except ConfigError as error:
+        print("refused")
+"""
+
+
+def test_a_switch_that_cannot_be_is_refused() -> None:
+    found = subprocess.run([sys.executable, "-c", REFUSED], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == 5 * ["refused"]  # in a process without the tests' checks of types

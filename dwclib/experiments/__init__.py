@@ -2,7 +2,7 @@
 
 from dwclib import lazy
 
-__getattr__ = lazy(
+__getattr__, __dir__ = lazy(
     __name__,
     grid="GRIDS Cell Grid grid_names read_grid",
     rows="query_groups compute_row code_fingerprint pack unpack",

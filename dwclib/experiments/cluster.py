@@ -43,12 +43,17 @@ def compute(
 
 
 def _in_processes(work: Iterable[tuple[Cell, bool]], device: str, *, jobs: int) -> Iterator[Row]:
+    import torch
     from joblib import Parallel, delayed, parallel_config
 
-    with parallel_config(backend="loky", inner_max_num_threads=1):
-        yield from Parallel(n_jobs=jobs, return_as="generator_unordered")(
-            delayed(compute_row)(*cell, device) for cell in work
-        )
+    threads = torch.get_num_threads()
+    try:
+        with parallel_config(backend="loky", inner_max_num_threads=1):
+            yield from Parallel(n_jobs=jobs, return_as="generator_unordered")(
+                delayed(compute_row)(*cell, device) for cell in work
+            )
+    finally:
+        torch.set_num_threads(threads)  # one job is done in this very process
 
 
 def _on_cluster(work: Iterator[tuple[Cell, bool]], device: str | None, scheduler: str) -> Iterator[Row]:

@@ -213,7 +213,8 @@ def open_gallery(run: Run, where: Path | str, *, index: Index | None = None) -> 
     """
     state = run.model.state_dict()
     weights = (state[key].cpu().numpy().tobytes() for key in sorted(state))
-    name = f"gallery_{fingerprint(run.config.model.model_dump(), *weights)}"
+    choices = {key: value for key, value in run.config.choices().items() if key.startswith("model.")}
+    name = f"gallery_{fingerprint(choices, run.identity['fingerprint of CLIP'], *weights)}"
     return Gallery(where, dim=run.config.model.dim * len(run.model.streams), name=name, index=index)
 
 

@@ -2,7 +2,7 @@
 
 from dwclib import lazy
 
-__getattr__ = lazy(
+__getattr__, __dir__ = lazy(
     __name__,
     alternate="AlternateTraining Batch",
     config="Config read_config read_recipe",

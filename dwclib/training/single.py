@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dwclib.data.triplets import Triplets
-from dwclib.encoders import Features
+from dwclib.encoders import Features, check_device
 from dwclib.errors import ConfigError, check_least, checked_seed
 from dwclib.losses import contrastive_loss
 from dwclib.soft_labels import soft_labels
@@ -39,17 +39,6 @@ def seed_everything(seed: int) -> None:
     random.seed(checked_seed(seed))
     np.random.seed(seed)  # noqa: NPY002  libraries draw from the global generator
     torch.manual_seed(seed)
-
-
-def check_device(device: str | None) -> None:
-    """Raise ConfigError unless torch can use a device here; None leaves the choice open."""
-    try:
-        usable = torch.device(device or "cpu").type != "cuda" or torch.cuda.is_available()
-        problem = "torch finds no GPU here"
-    except RuntimeError:
-        usable, problem = False, f"there is no device {device!r}"
-    if not usable:
-        raise ConfigError(problem, where="device", remedy="Use cpu, or leave it out.")
 
 
 def train(
@@ -96,7 +85,8 @@ def train(
     """
     check_device(device)
     check_least(1, epochs=epochs)
-    check_least(0.0, learning_rate=learning_rate, weight_decay=weight_decay, alpha=alpha)
+    check_least(0.0, learning_rate=learning_rate, weight_decay=weight_decay)
+    check_least(0.0, most=1.0, alpha=alpha)
     check_least(1e-6, temperature=temperature)
     check_match(features, dataset)
     if not (isinstance(batch, int) and 2 <= batch <= len(dataset)):
