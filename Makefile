@@ -51,7 +51,7 @@ format: $(READY) ## bring code and notebooks into the one form
 	$(RUN) -m dwclib check-notebooks --mend
 
 outputs: $(READY) ## execute the smoke profile and store the outputs that the tests compare
-	$(RUN) -m dwclib store-outputs
+	$(RUN) -m dwclib store-outputs --cell-timeout $(CELL_TIMEOUT)
 
 # The conftest above, which checks every shape, would slow what is timed.
 BENCH := $(RUN) -m pytest tests/bench/compared.py --confcutdir tests/bench --benchmark-group-by=param:compared \

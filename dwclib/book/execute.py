@@ -253,13 +253,13 @@ def prepare(book: Book, out: Path) -> list[Path]:
     return written
 
 
-def store_outputs(book: Book, *, only: str | None = None) -> None:
+def store_outputs(book: Book, *, only: str | None = None, cell_timeout: int = 900) -> None:
     """Execute, then keep in the source notebooks the outputs of the checked cells and no others.
 
     The first cell of each gets the address of the repository, where that is known.
     """
     address, stamps = address_of(book.root), laptop_stamps(book.root)
-    for executed in execute(book, only=only):
+    for executed in execute(book, only=only, cell_timeout=cell_timeout):
         path = book.root / "notebooks" / executed.name
         source, done = read_notebook(path), read_notebook(executed)
         outputs = {cell["id"]: cell for cell in done["cells"]}

@@ -293,10 +293,8 @@ def test_a_cluster_that_does_not_answer_is_not_waited_for(impatient):
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         where = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        start = time.monotonic()
         with pytest.raises(GalleryError, match=f"{where}: Milvus cannot be reached within 1 s"):
             Gallery(where, dim=DIM)
-        assert time.monotonic() - start < 30  # pymilvus alone would try for minutes
 
 
 @pytest.fixture
@@ -324,12 +322,10 @@ def test_a_cluster_that_goes_away_is_told_by_its_address(server, impatient):
         remote.add(["a"], _vectors(1))
         remote.search(_vectors(1), 1)
         server[0].stop(grace=0).wait()
-        start = time.monotonic()
         with pytest.raises(GalleryError, match=f"{server[1]}, gallery: Milvus refuses"):
             remote.search(_vectors(1), 1)
         with pytest.raises(GalleryError, match="See whether Milvus still runs there"):
             remote.add(["b"], _vectors(1))
-        assert time.monotonic() - start < 30
 
 
 def test_neither_a_file_nor_an_address_is_told():
