@@ -52,10 +52,10 @@ def own_cache(tmp_path_factory):
 @pytest.fixture(scope="module")
 def written(request, tmp_path_factory, own_cache):
     """SynthFashion in the layout of a real dataset: the module's LAYOUT, in the sizes of its SMALL."""
-    from dwclib.data import datasets
+    from dwclib.data import census
 
     root = tmp_path_factory.mktemp("written") / "out"
-    datasets.write(request.module.LAYOUT, root, **request.module.SMALL)
+    census.write(request.module.LAYOUT, root, **request.module.SMALL)
     return root
 
 

@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from reprlib import repr as brief  # never long, never deep, whatever a file holds
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from dwclib.data import records
 from dwclib.data.finder import find_files
 from dwclib.data.photos import PhotoTriplets, write_pictures
 from dwclib.data.synthfashion import SynthFashion
-from dwclib.errors import DatasetError, check_choice
+from dwclib.errors import DatasetError, brief, check_choice
 
 SPLITS = ("train", "test")
 FILE = "css_toy_dataset_novel2_small.dup.npy"

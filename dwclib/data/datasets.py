@@ -5,46 +5,24 @@ from __future__ import annotations
 import inspect
 import logging
 import os
-from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, field_validator
 
 from dwclib.data.synthfashion import Dials, SynthFashion, synthfashion
-from dwclib.errors import ConfigError, DatasetError, check_choice
-from dwclib.files import atomic
+from dwclib.errors import ConfigError, brief, check_choice
 
 if TYPE_CHECKING:
     from dwclib.data.photos import PhotoTriplets
-    from dwclib.data.records import Part
 
 # Each is a module of dwclib.data with `load`, `write`, `SPLITS` and `PARTS`. They are named here, not
 # imported, so that a run on one dataset does not depend on the code of another's loader.
 LOADERS = ("fashioniq", "shoes", "fashion200k", "css3d", "cirr", "own")
-ANNOTATIONS = ("*", "captions/*", "image_splits/*", "labels/*", "cirr/captions/*", "cirr/image_splits/*")
-
-
-class Count(NamedTuple):
-    """One line of a dataset's census: what was counted, how many were found, and how many there should be.
-
-    Fields
-    ------
-    expected : the published number; of files, the number of images listed; None where nothing tells.
-    """
-
-    what: str
-    found: int
-    expected: int | None = None
-
-    @property
-    def differs(self) -> bool:
-        """Whether another number is expected."""
-        return self.expected not in (None, self.found)
 
 
 class Section(BaseModel):
@@ -140,9 +118,9 @@ def load_data(data: DataConfig | PhotoConfig) -> tuple[Any, Any]:
     DatasetError
         When the dataset is damaged, or images are missing and may not be dropped.
     """
-    root = getattr(data, "root", None)
-    state = _state(_folder(data.dataset, root)) if root else ()
-    return _load_data(data.dataset, data.model_dump_json(), state)
+    if isinstance(data, PhotoConfig):
+        return _photos(data)  # anew: what was decoded is kept on disk, and seen to be another once it is
+    return _synthfashion(data.model_dump_json())
 
 
 def load(name: str, root: Path | str, split: str, **options: Any) -> PhotoTriplets:
@@ -162,161 +140,51 @@ def load(name: str, root: Path | str, split: str, **options: Any) -> PhotoTriple
     DatasetError
         For damaged annotations.
     """
-    module, root = _module(name), _folder(name, root)
-    _check_options(module.load, options, name)
+    module, root = module_of(name), folder_of(name, root)
+    check_options(module.load, options, name)
     return module.load(root, split, **options)
 
 
 def splits(name: str) -> tuple[str, str]:
     """Return the names of a dataset's split to train on and of the one to evaluate on."""
-    return _module(name).SPLITS
+    return module_of(name).SPLITS
 
 
-def census(name: str, root: Path | str) -> tuple[list[Count], dict[str, DatasetError]]:
-    """Count what is there of a dataset, beside what should be there.
-
-    Returns
-    -------
-    The counts, and what is wrong with each part that cannot be counted.
-
-    Raises
-    ------
-    DatasetError
-        When the folder holds nothing of the dataset.
-    """
-    from dwclib.data.records import MissingError
-
-    module, root = _module(name), _folder(name, root)
-    counts: list[Count] = []
-    problems: dict[str, DatasetError] = {}
-    for label, part in module.PARTS.items():
-        try:
-            counts += _counts(label, part, module.load(root, **part.options))
-        except DatasetError as error:
-            problems[label] = error
-    if all(isinstance(error, MissingError) for error in problems.values()) and not counts:
-        first = next(iter(problems.values()))
-        raise MissingError(
-            f"the folder holds nothing of {name}: {first.problem}, and so on", where=root, remedy=first.remedy
-        )
-    return counts, problems
-
-
-def report(name: str, root: Path | str) -> tuple[list[str], bool]:
-    """Return a dataset's census in lines to print, the last of them a verdict, and whether it is good."""
-    from dwclib.data.finder import places
-
-    module, (counts, problems) = _module(name), census(name, root)
-    width = max((len(count.what) for count in counts), default=0)
-    lines = [f"{'':{width}} {'found':>8} {'expected':>10}"]
-    for count in counts:
-        expected = "" if count.expected is None else f"{count.expected:,}"
-        sign = "  differs" if count.differs else ""
-        lines.append(f"{count.what:{width}} {count.found:8,} {expected:>10}{sign}")
-    labels = defaultdict(list)
-    for label, error in problems.items():
-        labels[str(error)].append(label)
-    lines += [f"not counted: {'; '.join(parts)}\n    {error}" for error, parts in labels.items()]
-    if any(count.differs for count in counts if count.what.endswith("with a file")):
-        looked = places(_folder(name, root), getattr(module, "BESIDE", ()))
-        lines.append(f"photos were looked for in {', '.join(map(str, looked))}")
-    differing = sum(count.differs for count in counts)
-    compared = sum(count.expected is not None for count in counts)
-    verdict = f"{differing} of {compared} counts differ from what is expected"
-    lacking = f", {len(problems)} of {len(module.PARTS)} parts are not counted" if problems else ""
-    return [*lines, f"{name}: {verdict}{lacking}."], not differing and not problems
-
-
-def write(
-    name: str, out: Path, *, seed: int = 0, train: int = 8_000, val: int = 2_000, **options: Any
-) -> None:
-    """Write SynthFashion in the layout of a real dataset, for other people's code and for tests.
-
-    Parameters
-    ----------
-    name : one of `LOADERS`.
-    out : a folder to make; must not exist.
-    seed, train, val : as `drawn_splits` takes them; "val" becomes the split to evaluate on.
-    **options : the writer's own.
-    """
-    out, module = _absolute(out), _module(name)
-    _check_options(module.write, options, name)
-    if out.exists():
-        raise ConfigError("the folder is there already", where=out, remedy="Name a new one or remove it.")
-    drawn = drawn_splits(seed=seed, train=train, val=val).values()
-    with atomic(out) as folder:
-        module.write(folder, dict(zip(module.SPLITS, drawn, strict=True)), **options)
-
-
-def drawn_splits(*, seed: int, train: int, val: int) -> dict[str, SynthFashion]:
-    """Return SynthFashion's "train" and "val" as they are written in a real dataset's layout.
-
-    Parameters
-    ----------
-    seed : of the world.
-    train, val : number of images of each split; there are 1.5 and 1 queries per image.
-    """
-    sizes = {"train": (train, train * 3 // 2), "val": (val, val)}
-    return {
-        split: synthfashion(split, images=images, queries=queries, seed=seed)
-        for split, (images, queries) in sizes.items()
-    }
-
-
-def _absolute(path: Path | str) -> Path:
+def absolute(path: Path | str) -> Path:
+    """Return a path from the root, ``~`` for the home folder."""
     return Path(os.path.abspath(os.path.expanduser(path)))
 
 
-def _folder(name: str, root: Path | str) -> Path:
-    root = _absolute(root)
+def folder_of(name: str, root: Path | str) -> Path:
+    """Return the folder of a dataset as a path from the root; raise ConfigError when it is not there."""
+    root = absolute(root)
     if not root.is_dir():
         raise ConfigError("there is no such folder", where=root, remedy=f"Name the one that holds {name}.")
     return root
 
 
-def _module(name: str) -> Any:
+def module_of(name: str) -> Any:
+    """Return the module of a dataset's loader; raise ConfigError for an unknown one."""
     check_choice("dataset", name, LOADERS, "dataset")
     return import_module(f"dwclib.data.{name}")
 
 
-def _check_options(function: Callable[..., Any], given: Iterable[str], where: str) -> None:
+def check_options(function: Callable[..., Any], given: Iterable[str], where: str) -> None:
+    """Raise ConfigError for an option that a loader's or writer's function does not have."""
     known = [
         name
         for name in inspect.signature(function).parameters
         if name not in ("root", "split", "folder", "drawn")
     ]
     for option in given:
-        check_choice("option", option, known or ["none"], where)
-
-
-def _counts(label: str, part: Part, dataset: PhotoTriplets) -> list[Count]:
-    files, queries = dataset.files, dataset.annotated
-    counts = [
-        Count("triplets", queries, part.triplets),
-        Count("images", len(files), part.images),
-        Count("images with a file", len(files) - files.count(None), len(files)),
-    ]
-    if len(dataset) < queries:
-        counts.append(Count("triplets that can be asked", len(dataset), queries))
-    if dataset.hit == "identity":
-        counts.append(Count("identities", len(set(dataset.identities.tolist()))))
-    return [count._replace(what=f"{label}: {count.what}") for count in counts]
-
-
-def _state(root: Path) -> tuple[Any, ...]:
-    """Return what changes when an annotation file is edited, or a photo is put beside them."""
-    paths = [path for pattern in ANNOTATIONS for path in sorted(root.glob(pattern)) if path.exists()]
-    return tuple((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths)
+        if not known:
+            raise ConfigError(f"there is no option {brief(option)}", where=where, remedy="It has no options.")
+        check_choice("option", option, known, where)
 
 
 @lru_cache(maxsize=2)
-def _load_data(dataset: str, described: str, state: tuple[Any, ...]) -> tuple[Any, Any]:
-    if dataset == "synthfashion":
-        return _synthfashion(DataConfig.model_validate_json(described))
-    return _photos(PhotoConfig.model_validate_json(described))
-
-
-def _synthfashion(data: DataConfig) -> tuple[Any, Any]:
+def _synthfashion(described: str) -> tuple[SynthFashion, SynthFashion]:
+    data = DataConfig.model_validate_json(described)
     world: dict[str, Any] = {"seed": data.seed, "size": data.size}
     sizes = {
         "train": (data.train_images, data.train_queries, data.dials | data.train_dials),

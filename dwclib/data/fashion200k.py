@@ -14,11 +14,12 @@ from dwclib.data.finder import find_files, without_ending
 from dwclib.data.photos import PhotoTriplets, write_pictures
 from dwclib.data.synthfashion import SynthFashion
 from dwclib.data.triplets import check_captions, check_image_ids
-from dwclib.errors import ConfigError, DatasetError, check_choice, checked_seed
+from dwclib.errors import ConfigError, DatasetError, brief, check_choice, checked_seed
 
 SPLITS = ("train", "test")
 QUERIES = "test_queries.txt"
 TEXTS = ("TIRG", "released")
+MOST_PAIRS = 1_000_000  # more fill the memory of a laptop
 PARTS = {
     "train": records.Part({"split": "train"}, images=172_049),
     "test": records.Part({"split": "test"}, triplets=33_480, images=29_789),
@@ -117,7 +118,7 @@ def write(folder: Path, drawn: dict[str, SynthFashion]) -> None:
 def _read_labels(folder: Path, split: str) -> dict[str, str]:
     """Return the caption of each image of a split."""
     found: dict[str, str] = {}
-    for path in sorted(folder.glob(f"*_{split}_*.txt")):
+    for path in sorted(folder.glob(f"[!.]*_{split}_*.txt")):  # macOS leaves ``._*`` beside
         for where, line in records.read_lines(path):
             image, caption = _label(line, where)
             if image in found:
@@ -182,8 +183,10 @@ def _numbered(captions: Iterable[str]) -> Int[np.ndarray, " images"]:
 
 def _draw_pairs(captions: Sequence[str], count: int, seed: int, where: Path) -> Pairs:
     """Draw images and partners as TIRG does: a family of the caption, another caption of it, its image."""
-    if not isinstance(count, int) or count < 1:
-        raise ConfigError(f"{count!r} is no number of pairs", where="pairs", remedy="Use 1 or more.")
+    if type(count) is not int or not 1 <= count <= MOST_PAIRS:
+        raise ConfigError(
+            f"{brief(count)} is no number of pairs", where="pairs", remedy=f"Use 1 to {MOST_PAIRS:,}."
+        )
     images: dict[str, list[int]] = {}
     for image, caption in enumerate(captions):
         images.setdefault(caption, []).append(image)

@@ -109,8 +109,7 @@ def _query(row: object, where: str, most: int) -> records.Query:
         raise DatasetError(
             f"there are {len(captions)} captions, not 2", where=where, remedy="Mend or drop the record."
         )
-    said = [caption for caption in captions if not isinstance(caption, str) or caption.strip()]
-    return records.Query(reference, target, tuple(said[:most]), where)
+    return records.Query(reference, target, records.not_blank(captions)[:most], where)
 
 
 def _write_annotations(folder: Path, dataset: SynthFashion, split: str, category: str) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from dwclib.data import records
-from dwclib.data.finder import ENDINGS, photos_below, without_ending
+from dwclib.data.finder import ENDINGS, Photo, photos_below, without_ending
 from dwclib.data.photos import PhotoTriplets, write_pictures
 from dwclib.data.synthfashion import SynthFashion
 from dwclib.data.triplets import LEAVES, check_image_ids
@@ -46,9 +46,13 @@ def images_of(folder: Path) -> Images:
     DatasetError
         When no image is there, or two files differ in their ending alone.
     """
+    return _images(photos_below(folder), folder)
+
+
+def _images(photos: Iterable[Photo], folder: Path) -> Images:
     found = sorted(
         (photo.name, Path(photo.path))
-        for photo in photos_below(folder)
+        for photo in photos
         if photo.path.lower().endswith(ENDINGS) and not LEAVES.match(photo.name)
     )
     if not found:
@@ -84,14 +88,15 @@ def load(root: Path, split: str, *, val_share: float = 0.2) -> PhotoTriplets:
     if not 0 < val_share < 1:
         raise ConfigError(f"{val_share!r} is no share", where="val_share", remedy="Use more than 0, below 1.")
     folder = _image_folder(root)
-    there = images_of(folder)
+    photos = list(photos_below(folder))
+    there = _images(photos, folder)
     path = _table(root, split)
     queries = list(_read(path))
     if path.name == "triplets.csv":
         queries = [query for query in queries if _is_held_out(query, val_share) == (split == "val")]
     named = {image for query in queries for image in (query.reference, query.target)}
     image_ids = sorted(named if split == "train" else named.union(there.ids))
-    files = {photo.name: Path(photo.path) for photo in photos_below(folder)}
+    files = {photo.name: Path(photo.path) for photo in photos}
     return records.assemble(
         queries, image_ids, path, root, name=name, files=tuple(files.get(image) for image in image_ids)
     )
@@ -170,7 +175,8 @@ def _query(line: dict[str, str | None], where: str) -> records.Query:
     if empty := [column for column, cell in cells.items() if not cell]:
         raise DatasetError(f"the {empty[0]} is empty", where=where, remedy="Fill it in, or drop the line.")
     reference, target = (
-        without_ending(cells[role]).removeprefix("images/") for role in ("reference", "target")
+        without_ending(cells[role].replace("\\", "/")).removeprefix("images/")  # as Windows writes a path
+        for role in ("reference", "target")
     )
     for image in (reference, target):
         check_image_ids([image], where)

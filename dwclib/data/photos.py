@@ -100,7 +100,7 @@ class PhotoTriplets(Triplets):
     def dropped(self) -> str:
         """Say how many of the annotated triplets are left out; nothing where all are there."""
         lost = self.annotated - len(self)
-        why = "an image is missing or damaged, or the text is empty"
+        why = "an image is missing, damaged or in no list, or the text is empty"
         return f"{self.name}: {lost:,} of {self.annotated:,} triplets are left out ({why})." if lost else ""
 
     def _rows(self, usable: Bool[np.ndarray, " images"]) -> Int[np.ndarray, " rows"]:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from reprlib import repr as brief  # never long, never deep, whatever a file holds
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from dwclib.data.photos import PhotoTriplets
 from dwclib.data.triplets import check_captions, check_image_ids
-from dwclib.errors import ConfigError, DatasetError, check_choice
+from dwclib.errors import ConfigError, DatasetError, brief, check_choice
 from dwclib.files import bytes_of, text_of
 
 MOST_BYTES = 512 * 2**20  # more is no annotation file
@@ -63,7 +62,7 @@ def assemble(
 
     Parameters
     ----------
-    queries : of a split; those without a text count among the annotated.
+    queries : of a split; blank captions are left out, and queries without any count among the annotated.
     image_ids : of the split.
     path, listing : the file of the queries and that of the images, for messages.
     **fields : the name, the files and what else is particular to the dataset.
@@ -76,9 +75,10 @@ def assemble(
     """
     check_image_ids(image_ids, str(listing))
     place = {image: number for number, image in enumerate(image_ids)}
-    for query in queries:
+    heard = [query._replace(captions=not_blank(query.captions)) for query in queries]
+    for query in heard:
         _check(query, place, listing)
-    spoken = [query for query in queries if query.captions]
+    spoken = [query for query in heard if query.captions]
     if not spoken:
         raise DatasetError("it holds no triplet", where=path, remedy="Fetch the file again.")
     members = zip_longest(*([place[image] for image in query.members] for query in spoken), fillvalue=-1)
@@ -95,6 +95,11 @@ def assemble(
         captions=tuple(query.captions for query in spoken),
         **common | fields,
     )
+
+
+def not_blank(captions: Iterable[Any]) -> tuple[Any, ...]:
+    """Return the captions without blank texts; what is no text stays, to be refused."""
+    return tuple(caption for caption in captions if not isinstance(caption, str) or caption.strip())
 
 
 def _check(query: Query, place: dict[str, int], listing: Path) -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from reprlib import repr as brief  # never long, never deep, whatever a file holds
 
 import numpy as np
 from jaxtyping import Int
 
-from dwclib.errors import DatasetError
+from dwclib.errors import DatasetError, brief
 
 # Nothing, a path from the root or from a drive, and one with ".." in it; both kinds of slashes count.
 LEAVES = re.compile(r"\Z|[/\\]|.:|(.*[/\\])?\.\.([/\\]|\Z)", re.DOTALL)

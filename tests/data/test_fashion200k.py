@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dwclib.data import datasets, fashion200k
-from dwclib.data.datasets import drawn_splits
+from dwclib.data import census, fashion200k
+from dwclib.data.census import drawn_splits
 from dwclib.errors import ConfigError, DatasetError, DwcError
 
 LAYOUT, SMALL = "fashion200k", {"seed": 0, "train": 64, "val": 48}
@@ -155,7 +155,7 @@ def test_a_missing_image_is_counted(root):
     gone = fashion200k.load(root, "test").files[3]
     gone.unlink()
     assert fashion200k.load(root, "test").missing == [str(gone.relative_to(root).with_suffix(""))]
-    counts = {count.what: count for count in datasets.census("fashion200k", root)[0]}
+    counts = {count.what: count for count in census.census("fashion200k", root)[0]}
     assert [(c.found, c.expected) for what, c in counts.items() if what == "test: images with a file"] == [
         (47, 48)
     ]
@@ -205,6 +205,12 @@ def test_a_damaged_query_is_told_with_its_line(root, line, message):
         fashion200k.load(root, "test")
 
 
+def test_what_macos_leaves_beside_a_label_file_is_passed_over(root):
+    expected = fashion200k.load(root, "train").image_ids
+    (root / "labels" / "._dress_train_detect_all.txt").write_bytes(b"\x00\x05\x16\x07")
+    assert fashion200k.load(root, "train").image_ids == expected
+
+
 def test_missing_files_are_told(root):
     (root / "test_queries.txt").write_text("\n")
     with pytest.raises(DatasetError, match="it holds no triplet"):
@@ -223,6 +229,8 @@ def test_missing_files_are_told(root):
         ({"split": "val"}, "no split 'val'"),
         ({"text": "VAL"}, "no text 'VAL'.*TIRG, released"),
         ({"pairs": 0}, "0 is no number of pairs"),
+        ({"pairs": True}, "True is no number of pairs"),
+        ({"pairs": 10**13}, "10000000000000 is no number of pairs"),
         ({"seed": -1}, "the seed -1"),
     ],
 )

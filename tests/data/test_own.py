@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dwclib.data import datasets, own
-from dwclib.data.datasets import drawn_splits
+from dwclib.data import census, own
+from dwclib.data.census import drawn_splits
 from dwclib.data.images import read_image
 from dwclib.errors import ConfigError, DatasetError, DwcError
 
@@ -109,6 +109,16 @@ def test_a_table_of_a_spreadsheet_is_read(few):
     assert triplets(own.load(few, "train"))[1] == ("blue", "größer", "red")
 
 
+def test_a_table_of_windows_names_images_with_its_own_slashes(few):
+    (few / "images").mkdir()
+    shutil.move(few / "shoes", few / "images" / "shoes")
+    lines = "reference,text,target\n", "images\\shoes\\grey.jpg,a \\ b,shoes\\green\n"
+    (few / "train.csv").write_text("".join(lines))
+    dataset = own.load(few, "train")
+    assert triplets(dataset) == [("shoes/grey", "a \\ b", "shoes/green")]
+    assert dataset.missing == []
+
+
 def test_images_alone_are_enough_for_a_search(few):
     (few / ".thumbs").mkdir()
     shutil.copy(few / "red.jpg", few / ".thumbs" / "red.jpg")
@@ -147,7 +157,7 @@ def test_missing_images_are_counted_and_dropped_on_request(root):
 
 def test_the_census_counts_images_and_triplets(root):
     (root / "images" / "val-00000.png").unlink()
-    counts = {count.what: count[1:] for count in datasets.census("own", root)[0]}
+    counts = {count.what: count[1:] for count in census.census("own", root)[0]}
     assert counts["train: triplets"] == (48, None)
     assert counts["val: triplets"] == (32, None)
     assert counts["val: images with a file"] == (63, 64)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dwclib.data import datasets
+from dwclib.data import census, datasets
 from dwclib.data.finder import find_files
 from dwclib.data.photos import PhotoTriplets
 from dwclib.errors import DatasetError
@@ -113,7 +113,7 @@ def test_what_stands_in_the_place_of_a_photo_is_told_and_never_waited_for(folder
 
 
 def test_a_training_starts_without_the_photos_that_only_its_list_names(tmp_path):
-    datasets.write("fashioniq", tmp_path / "out", seed=0, train=80, val=32)
+    census.write("fashioniq", tmp_path / "out", seed=0, train=80, val=32)
     options = {"protocol": "VAL", "category": "dress"}
     dataset = datasets.load("fashioniq", tmp_path / "out", "train", **options)
     (unused, *_) = sorted(set(range(len(dataset.image_ids))) - {*dataset.references, *dataset.targets})

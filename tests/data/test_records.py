@@ -12,9 +12,10 @@ import pytest
 from PIL import Image
 
 from dwclib.__main__ import main
-from dwclib.data import cirr, datasets, fashion200k, fashioniq, own, shoes
-from dwclib.data.datasets import PhotoConfig, load_data
+from dwclib.data import census, cirr, datasets, fashion200k, fashioniq, own, shoes
+from dwclib.data.datasets import DataConfig, PhotoConfig, load_data
 from dwclib.errors import DatasetError, DwcError
+from dwclib.files import code_of
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 SIZES = {"train": 40, "val": 40}
@@ -36,7 +37,7 @@ def layouts(tmp_path_factory, own_cache):
     """Every layout, written once."""
     folder = tmp_path_factory.mktemp("layouts")
     for name in datasets.LOADERS:
-        datasets.write(name, folder / name, **SIZES)
+        census.write(name, folder / name, **SIZES)
     return folder
 
 
@@ -90,7 +91,7 @@ def published_fashioniq(root):
 
 
 def test_every_published_count_of_fashioniq_comes_out_of_its_own_files(tmp_path):
-    counts, problems = datasets.census("fashioniq", published_fashioniq(tmp_path))
+    counts, problems = census.census("fashioniq", published_fashioniq(tmp_path))
     assert problems == {}
     found = [(c.found, c.expected) for c in counts if c.what.endswith((": triplets", ": images", "be asked"))]
     assert [pair for pair in found if pair[1] not in (None, pair[0])] == []
@@ -116,9 +117,37 @@ def test_an_empty_caption_leaves_the_other_and_two_leave_the_images(copy, captio
     assert triplets(dataset) == expected[:2] + expected[3:]
     assert dataset.image_ids == whole.image_ids  # those that only a silent query names are still searched
     assert dataset.standing() == f"{len(whole) - 1} of {len(whole)} queries"
-    counts = {c.what: c[1:] for c in datasets.census("fashioniq", root)[0]}
+    counts = {c.what: c[1:] for c in census.census("fashioniq", root)[0]}
     assert counts["dress, val, VAL: triplets"][0] == len(whole)
     assert counts["dress, val, VAL: triplets that can be asked"] == (len(whole) - 1, len(whole))
+
+
+@pytest.mark.parametrize("blank", ["", " \t"])
+@pytest.mark.parametrize("name", ["cirr", "shoes", "css3d"])
+def test_a_blank_caption_is_a_query_that_is_not_asked_in_every_layout(copy, name, blank):
+    root = copy(name)
+    whole = evaluated(name, root)
+    if name == "css3d":
+        path = root / "css_toy_dataset_novel2_small.dup.npy"
+        content = np.load(path, allow_pickle=True).item()
+        silent = len(content["test"]["mods"][0]["to"])
+        content["test"]["mods"][0]["to_str"] = blank
+        np.save(path, np.array(content, dtype=object))
+        expected = triplets(whole)[silent:]
+    else:
+        file, number, field = {
+            "cirr": ("captions/cap.rc2.val.json", 0, "caption"),
+            "shoes": (shoes.CAPTIONS, -1, "RelativeCaption"),
+        }[name]
+        rows = json.loads((root / file).read_text())
+        rows[number][field] = blank
+        write_json(root / file, rows)
+        expected = triplets(whole)[1:] if name == "cirr" else triplets(whole)[:-1]
+    dataset = evaluated(name, root)
+    assert triplets(dataset) == expected
+    assert dataset.image_ids == whole.image_ids
+    assert dataset.standing() == f"{len(expected)} of {len(whole)} queries"
+    assert "or the text is empty" in dataset.dropped()
 
 
 def test_records_that_all_are_silent_are_told(copy):
@@ -245,7 +274,7 @@ def test_only_one_category_is_counted_and_what_is_missing_is_named(copy, capsys)
 def test_a_split_that_is_missing_or_damaged_hides_no_other(copy):
     root = copy("cirr")
     (root / "captions" / "cap.rc2.train.json").write_text("[")
-    lines, good = datasets.report("cirr", root)
+    lines, good = census.report("cirr", root)
     assert not good
     assert any(line.startswith("val: triplets") for line in lines)
     assert any("cap.rc2.train.json: the annotations are no JSON" in line for line in lines)
@@ -300,11 +329,40 @@ def test_an_edited_table_is_read_again(copy):
     root = copy("own")
     config = PhotoConfig(dataset="own", root=str(root), size=16)
     before = load_data(config)
-    assert load_data(config)[0] is before[0]
     path = root / "train.csv"
     path.write_text(path.read_text() + "train-00001,is much older,train-00002\n")
     after = load_data(config)
     assert triplets(after[0]) == [*triplets(before[0]), ("train-00001", ("is much older",), "train-00002")]
+
+
+@pytest.mark.parametrize("missing", ["refuse", "drop"])
+def test_a_photo_that_is_fetched_or_replaced_later_is_seen(copy, missing):
+    root = copy("own")
+    config = PhotoConfig(dataset="own", root=str(root), size=16, missing=missing)
+    whole, _ = load_data(config)
+    image = whole.targets[0]
+    photo = root / "images" / f"{whole.image_ids[image]}.png"
+    photo.rename(root / "away")
+    if missing == "drop":
+        assert len(load_data(config)[0]) < len(whole)
+    else:
+        with pytest.raises(DatasetError, match="images are missing"):
+            load_data(config)
+    (root / "away").rename(photo)
+    assert triplets(load_data(config)[0]) == triplets(whole)
+    Image.new("RGB", (16, 16), "red").save(photo)
+    assert (load_data(config)[0].pictures[image] == (255, 0, 0)).all()
+
+
+def test_a_drawn_world_is_drawn_once():
+    config = DataConfig(train_images=8, train_queries=8, val_images=8, val_queries=8, size=8)
+    assert load_data(config)[0] is load_data(config.model_copy())[0]
+
+
+def test_a_run_on_the_drawn_world_does_not_depend_on_how_photos_are_found():
+    used = {path.name for path in code_of("dwclib.training.runs")}
+    assert {"datasets.py", "synthfashion.py"} <= used
+    assert not used & {"census.py", "finder.py", "photos.py", "records.py"}
 
 
 def test_dropped_triplets_are_said_in_numbers(copy, caplog):
@@ -342,7 +400,7 @@ def exit_quietly():
 
 @pytest.mark.parametrize("images", [6, 9, 13, 40])
 def test_a_subset_of_cirr_has_six_images_whatever_the_number(tmp_path, images):
-    datasets.write("cirr", tmp_path / "out", train=images, val=images)
+    census.write("cirr", tmp_path / "out", train=images, val=images)
     for split in cirr.SPLITS:
         rows = json.loads((tmp_path / "out" / "captions" / f"cap.rc2.{split}.json").read_text())
         for row in rows:
@@ -353,7 +411,7 @@ def test_a_subset_of_cirr_has_six_images_whatever_the_number(tmp_path, images):
 
 def test_too_few_images_for_a_subset_are_told(tmp_path):
     with pytest.raises(DwcError, match="a subset has 6 images"):
-        datasets.write("cirr", tmp_path / "out", train=16, val=5)
+        census.write("cirr", tmp_path / "out", train=16, val=5)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dwclib.data import datasets, shoes
-from dwclib.data.datasets import drawn_splits
+from dwclib.data import census, shoes
+from dwclib.data.census import drawn_splits
 from dwclib.errors import ConfigError, DatasetError, DwcError
 
 LAYOUT, SMALL = "shoes", {"seed": 0, "train": 24, "val": 16}
@@ -65,12 +65,12 @@ def test_a_missing_image_is_counted(root):
     gone = shoes.load(root, "test").files[3]
     gone.unlink()
     assert shoes.load(root, "test").missing == [gone.stem]
-    counts = {count.what: count for count in datasets.census("shoes", root)[0]}
+    counts = {count.what: count for count in census.census("shoes", root)[0]}
     assert (counts["test: images with a file"].found, counts["test: images with a file"].expected) == (15, 16)
 
 
 def test_the_census_stands_beside_the_expected_counts(written):
-    counts = {count.what: (count.found, count.expected) for count in datasets.census("shoes", written)[0]}
+    counts = {count.what: (count.found, count.expected) for count in census.census("shoes", written)[0]}
     assert counts["train: triplets"] == (36, 8990)
     assert counts["test: triplets"] == (16, 1761)
     assert counts["train: images"] == (24, 10000)
@@ -103,7 +103,7 @@ def test_the_shorter_list_is_a_choice_that_says_on_how_many_queries_it_stands(sh
     times = 1 + doubled
     assert dataset.standing() == f"{times * (16 - lost)} of {times * 16} queries"
     assert len(dataset.gallery) == 14
-    counts = {count.what: count[1:] for count in datasets.census("shoes", root)[0]}
+    counts = {count.what: count[1:] for count in census.census("shoes", root)[0]}
     assert counts["test: triplets"] == (16, 1761)
     assert counts["test: triplets that can be asked"] == (16 - lost, 16)
     assert counts["test: images"] == (14, 4658)
@@ -140,7 +140,6 @@ def test_empty_lines_and_those_of_another_system_are_read(root):
         ),
         (lambda rows: rows[3].update(ImageName=7), "record 3: the field 'ImageName' is 7"),
         (lambda rows: rows.insert(2, "shoe"), "record 2: the field 'RelativeCaption' is missing"),
-        (lambda rows: rows[4].update(RelativeCaption=" \t"), "record 4: the caption '' is not a text"),
         (lambda rows: rows[4].update(ImageName="../../x.jpg"), "'../../x'"),
     ],
 )
@@ -205,5 +204,5 @@ def test_whatever_the_bytes_it_loads_or_says_why_not(written, name, at, junk, cu
 
 def test_an_interrupted_write_leaves_nothing(tmp_path):
     with pytest.raises(ConfigError):
-        datasets.write("shoes", tmp_path / "out", seed=0, train=24, val=1)
+        census.write("shoes", tmp_path / "out", seed=0, train=24, val=1)
     assert list(tmp_path.iterdir()) == []

@@ -9,7 +9,7 @@ import yaml
 
 from dwclib.__main__ import main
 from dwclib.book.pages import reproductions_page
-from dwclib.data import datasets
+from dwclib.data import census
 from dwclib.errors import ConfigError
 from dwclib.experiments import reproductions as module
 from dwclib.experiments.reproductions import (
@@ -82,7 +82,7 @@ def test_the_shell_trains_a_recipe_and_puts_its_recall_on_the_page(
     recipe.write_text(yaml.safe_dump(small))
     monkeypatch.setattr(config, "RECIPES", recipe.parent)
     monkeypatch.setattr(module, "RECIPES", recipe.parent)
-    datasets.write("own", tmp_path / "own", train=24, val=16)
+    census.write("own", tmp_path / "own", train=24, val=16)
     own, run, cpu = str(tmp_path / "own"), str(tmp_path / "run"), ["--device", "cpu"]
     assert main(["train", str(recipe), "--data", own, "--out", run, *cpu]) == 0
     assert main(["evaluate", run, "--publish", "own-small", *cpu]) == 0
