@@ -186,12 +186,12 @@ def _results(options: argparse.Namespace) -> None:
 
 
 def _synthfashion(options: argparse.Namespace) -> None:
-    from dwclib.data import datasets
+    from dwclib.data import census
 
     sizes = {"seed": options.seed, "train": options.train, "val": options.val}
     own = {"pictures": options.pictures, "ending": options.ending}
     own = {key: value for key, value in own.items() if value}
-    datasets.write(options.layout, options.out, **sizes, **own)
+    census.write(options.layout, options.out, **sizes, **own)
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -228,9 +228,9 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _check_data(options: argparse.Namespace) -> int:
-    from dwclib.data import datasets
+    from dwclib.data import census
 
-    lines, good = datasets.report(options.dataset, options.root)
+    lines, good = census.report(options.dataset, options.root)
     print("\n".join(lines))
     return int(not good)
 

@@ -22,7 +22,7 @@ import yaml
 from filelock import FileLock
 
 from dwclib.__main__ import main
-from dwclib.data import datasets
+from dwclib.data import census
 from dwclib.errors import CheckpointError, ConfigError, DwcError, TrainingError
 from dwclib.training.checkpoints import checkpoints, load_checkpoint, name_of, save_checkpoint
 from dwclib.training.config import Config, parse_config
@@ -303,7 +303,7 @@ def test_a_failed_first_attempt_leaves_nothing_that_refuses_the_next(tmp_path) -
 def test_a_run_goes_on_and_is_evaluated_wherever_its_data_is(tmp_path, monkeypatch) -> None:
     """The folder is named relatively, absolutely, and moved."""
     monkeypatch.setenv("DWC_CACHE", str(tmp_path / "cache"))
-    datasets.write("own", tmp_path / "own", seed=0, train=60, val=40)
+    census.write("own", tmp_path / "own", seed=0, train=60, val=40)
     monkeypatch.chdir(tmp_path)
 
     def config(root: str) -> Config:
