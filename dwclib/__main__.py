@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
 
     store = _command(commands, "store-outputs", _store_outputs, "execute and keep the checked cells' outputs")
     store.add_argument("--only", metavar="NN", help="only notebooks whose name begins so")
-    _add_profile(store, "smoke")
+    store.add_argument("--cell-timeout", type=int, default=900, metavar="SECONDS", help="for one cell")
 
     experiment = _command(commands, "experiment", _experiment, "compute the rows of a grid that are missing")
     experiment.add_argument("grid", nargs="*", metavar="NAME", help="of data/experiments/; all by default")
@@ -84,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--out", type=Path, required=True, metavar="DIR", help="the run's folder")
     train.add_argument("--data", metavar="DIR", help="where the real dataset of the recipe lies")
-    train.add_argument("--missing", choices=("refuse", "drop"), help="what to do where photos are missing")
+    _add_missing(train)
     train.add_argument("--encoder", metavar="NAME", help="any open_clip model, instead of the recipe's")
     train.add_argument("--encoder-weights", metavar="TAG|FILE", help="its weights; or both, as TAG=FILE")
     train.add_argument("--cnn-weights", metavar="FILE", help="of the recipe's timm model, from a file")
@@ -97,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = _command(commands, "evaluate", _evaluate, "measure Recall@K of a trained run")
     evaluate.add_argument("run_folder", type=Path, metavar="DIR", help="a folder that 'train' wrote")
     evaluate.add_argument("--data", metavar="DIR", help="where the dataset lies, if no longer where it was")
+    _add_missing(evaluate)
     either = evaluate.add_mutually_exclusive_group()  # a recipe's result follows its own protocol
     either.add_argument("--keep-reference", action="store_true", help="leave the reference in the ranking")
     either.add_argument("--publish", metavar="RECIPE", help="keep it as the measured result of this recipe")
@@ -116,6 +117,10 @@ def _command(commands, name, run, text) -> argparse.ArgumentParser:  # type: ign
 
 def _add_profile(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument("--profile", default=default, help=f"smoke, laptop or gpu; {default} by default")
+
+
+def _add_missing(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--missing", choices=("refuse", "drop"), help="what to do where photos are missing")
 
 
 def _add_device(parser: argparse.ArgumentParser) -> None:
@@ -150,7 +155,7 @@ def _prepare(options: argparse.Namespace) -> None:
 def _store_outputs(options: argparse.Namespace) -> None:
     from dwclib.book.execute import Book, store_outputs
 
-    store_outputs(Book(options.profile), only=options.only)
+    store_outputs(Book("smoke"), only=options.only, cell_timeout=options.cell_timeout)
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -218,7 +223,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     from dwclib.experiments.reproductions import keep
     from dwclib.training.runs import open_run
 
-    run = open_run(options.run_folder, data=options.data, device=options.device)
+    asked = {"data": options.data, "missing": options.missing, "device": options.device}
+    run = open_run(options.run_folder, **asked)
     if not run.accelerator.is_main_process:
         return
     recall = run.recall(exclude_reference=False if options.keep_reference else None)

@@ -12,8 +12,8 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from dwclib.encoders import BOOK_CNN, Clip, ResNet
-from dwclib.errors import WeightsError
+from dwclib.encoders import BOOK_CLIP, BOOK_CNN, Clip, ResNet
+from dwclib.errors import ConfigError, WeightsError
 from dwclib.training.config import Config, read_recipe
 from dwclib.training.runs import Run
 from dwclib.weights import CLIP_MEAN, OPENAI_KEYS, PHOTO_WEIGHTS, _trained_with
@@ -170,9 +170,12 @@ def test_a_run_does_not_claim_weights_that_it_does_not_use(tmp_path):
     config = read_recipe("synthfashion-smoke").but(
         data={"train_images": 60, "train_queries": 60, "val_images": 30, "val_queries": 30}
     )
-    for key in ("clip_weights", "cnn_weights"):
+    for name, own in (("clip", BOOK_CLIP), ("cnn", BOOK_CNN)):
+        key = f"{name}_weights"
+        with pytest.raises(ConfigError, match=f"{key} = 'weights.pt' .* other than 'book'"):
+            config.but(model={key: "weights.pt"})
         with pytest.raises(WeightsError, match="brings its own weights"):
-            Run(config.but(model={key: "weights.pt"}), tmp_path / key, device="cpu")
+            Run(config.but(model={name: str(own), key: "weights.pt"}), tmp_path / key, device="cpu")
         assert not (tmp_path / key / "config.json").exists()
 
 

@@ -139,7 +139,7 @@ def check_form(found: Any, expected: Any, where: str | Path, path: str = "") -> 
         At the first difference.
     """
     if isinstance(found, Mapping) and isinstance(expected, Mapping):
-        for key in [*expected, *found]:
+        for key in {**expected, **found}:
             inner = f"{path}.{key}".lstrip(".")
             check_form(found.get(key, _Nothing), expected.get(key, _Nothing), where, inner)
     elif _form(found) != _form(expected):

@@ -19,7 +19,9 @@ from pydantic import (
     PositiveInt,
     Tag,
     ValidationError,
+    field_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from dwclib.data.datasets import DataConfig, PhotoConfig, Section
 from dwclib.editors import Edited
@@ -29,8 +31,21 @@ from dwclib.files import DATA, read_yaml
 RECIPES = DATA / "recipes"
 WIDEST = 2**16  # of a layer: more would not fit into any memory
 # What changes no number of a training: where the data lies, who reads it, and how often something is written.
-INDIFFERENT = ("data.root", "training.workers", "training.log_every", "training.checkpoint_every")
-NAMED_FILES = ("model.clip", "model.clip_weights", "model.cnn", "model.cnn_weights")
+# What a missing photo takes out of the training triplets is told by their fingerprint.
+INDIFFERENT = (
+    "data.root",
+    "data.missing",
+    "training.workers",
+    "training.log_every",
+    "training.checkpoint_every",
+)
+# What a published name or a path can stand for, and the file by which a folder is known to be one.
+NAMED_FILES = {
+    "model.clip": "open_clip_config.json",
+    "model.clip_weights": "",
+    "model.cnn": "config.json",
+    "model.cnn_weights": "",
+}
 
 
 class ModelConfig(Section):
@@ -64,6 +79,16 @@ class ModelConfig(Section):
     mask_padding: bool = True
     editors: Edited = "both"
     modality_weight: Literal["scalar", "vector"] | Annotated[float, Field(ge=0, le=1)] = "scalar"
+
+    @field_validator("clip_weights", "cnn_weights")
+    @classmethod
+    def _are_read(cls, weights: str | None, info: Any) -> str | None:
+        name = str(info.field_name).removesuffix("_weights")
+        if weights and (name not in info.data.get("streams", [name]) or info.data.get(name) == "book"):
+            raise PydanticCustomError(
+                "unread", f"Weights need the {name} stream, and a name in {name} other than 'book'"
+            )
+        return weights
 
 
 class TrainingConfig(Section):
@@ -147,12 +172,17 @@ class Config(Section):
     def resolved(self) -> Config:
         """Return a copy whose paths do not depend on the folder in which the program runs."""
         values = self.model_dump()
-        for section, key in (name.split(".") for name in ("data.root", *NAMED_FILES)):
-            value = values[section].get(key) or ""
-            tag = value[: value.find("=") + 1] if key == "clip_weights" else ""  # of "openai=FILE"
+        if root := values["data"].get("root"):
+            values["data"]["root"] = os.path.abspath(os.path.expanduser(root))
+        model = values["model"]
+        for name, inner in NAMED_FILES.items():
+            key = name.removeprefix("model.")
+            value = model[key] or ""
+            head, sign, _ = value.partition("=")  # of "openai=FILE"
+            tag = head + sign if key == "clip_weights" and sign and "/" not in head else ""
             path = os.path.expanduser(value.removeprefix(tag))
-            if value not in ("", "book") and (key == "root" or os.path.exists(path)):
-                values[section][key] = tag + os.path.abspath(path)
+            if value != "book" and os.path.isfile(Path(path, inner)):
+                model[key] = tag + os.path.abspath(path)
         return parse_config(values, "Config.resolved")
 
     def choices(self) -> dict[str, Any]:

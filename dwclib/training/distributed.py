@@ -18,6 +18,7 @@ from __future__ import annotations
 import atexit
 import os
 import re
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +27,8 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from accelerate import Accelerator, PartialState, utils
+from accelerate import Accelerator, utils
+from accelerate.state import AcceleratorState
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
@@ -55,8 +57,10 @@ def accelerator(folder: Path, *, device: str | None = None) -> Accelerator:
     Raises
     ------
     ConfigError
-        When the environment names other processes, and they cannot be joined.
+        When the environment names other processes, and they cannot be joined, or there is no such device.
     """
+    if "WORLD_SIZE" not in os.environ:  # accelerate keeps the device of the first run in a process for all
+        AcceleratorState._reset_state(reset_partial_state=True)
     # Where there is no GPU, accelerate joins processes only if it is told to use the CPU.
     cpu = device == "cpu" or ("WORLD_SIZE" in os.environ and not torch.cuda.is_available())
     # The graph is the same in each step; editors that an ablation leaves out have no gradient in any.
@@ -64,6 +68,7 @@ def accelerator(folder: Path, *, device: str | None = None) -> Accelerator:
     # One process may have to decode and encode a dataset for all.
     wishes = [utils.InitProcessGroupKwargs(timeout=timedelta(hours=3)), same]
     try:
+        _tell_that_it_waits()
         found = Accelerator(  # whose own mixed precision a launcher could ask for, beside the recipe's
             cpu=cpu, mixed_precision="no", log_with="tensorboard", project_dir=folder, kwargs_handlers=wishes
         )
@@ -73,8 +78,32 @@ def accelerator(folder: Path, *, device: str | None = None) -> Accelerator:
             where="WORLD_SIZE",
             remedy="Start all of them by torchrun or accelerate launch; to train on one, unset it.",
         ) from error
-    atexit.register(PartialState().destroy_process_group)  # torch aborts a process that ends without
+    found.state.__dict__ = dict(found.state.__dict__)  # its own: a later run may take another device
+    asked = torch.device(device or found.device)
+    if asked.type != found.device.type or asked.index not in (None, found.device.index or 0):
+        raise ConfigError(
+            f"{device!r} was asked for, and accelerate takes {str(found.device)!r}",
+            where="device",
+            remedy="Use cpu or cuda, or leave it out.",
+        )
     return found
+
+
+def _tell_that_it_waits() -> None:
+    others = int(os.environ.get("WORLD_SIZE", "1")) - 1
+    if others > 0 and not (dist.is_available() and dist.is_initialized()):
+        where = ":".join(os.environ.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
+        print(
+            f"waiting for {others} other processes at {where}; unset WORLD_SIZE to train on one",
+            file=sys.stderr,
+        )
+
+
+@atexit.register
+def _leave() -> None:
+    """Leave the other processes; torch aborts a process that ends without."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def gather(rows: Shaped[Tensor, "own ..."]) -> Shaped[Tensor, "batch ..."]:

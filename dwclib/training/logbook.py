@@ -124,11 +124,12 @@ def read_table(path: Path) -> pd.DataFrame:
         When it is missing or damaged.
     """
     try:
-        rows = pd.read_csv(path, float_precision="round_trip")
-        if not pd.api.types.is_numeric_dtype(rows[KEYS[path.name]]):
-            raise ValueError(f"{KEYS[path.name]!r} is no number")
+        key = KEYS[path.name]
+        rows = pd.read_csv(path, float_precision="round_trip", dtype={key: "int64"})
+        if key not in rows:
+            raise ValueError(f"it has no column {key!r}")
         return rows
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, OverflowError) as error:
         raise CheckpointError(
             f"the table cannot be read ({error})",
             where=path,

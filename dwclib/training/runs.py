@@ -36,7 +36,7 @@ from dwclib.training.evaluation import recalls_of
 from dwclib.training.logbook import read_table
 from dwclib.training.model import build_model
 from dwclib.training.single import check_device
-from dwclib.training.splits import Split, load_splits, read
+from dwclib.training.splits import TRIPLETS, Split, load_splits, read
 
 
 class Run:
@@ -67,6 +67,7 @@ class Run:
 
     def __init__(self, config: Config, folder: Path | str, *, device: str | None = None) -> None:
         self.config, self.folder = config.resolved(), Path(folder)
+        self.restored, self.is_best = 0, False  # the step of the checkpoint in the model
         with distributed.one_voice(self.folder):
             _check_machine(config, device)
             self.accelerator = distributed.accelerator(self.folder, device=device)
@@ -136,7 +137,7 @@ class Run:
             raise CheckpointError("there is no checkpoint", where=self.folder, remedy="Train first.")
         best = position_at(found[-1])["best"]
         chosen = self.folder / name_of(best) if which == "best" and best else found[-1]
-        words = {key: value for key, value in self.identity.items() if "triplets" not in key}
+        words = {key: value for key, value in self.identity.items() if key != TRIPLETS}
         check_same(look_into(chosen, "identity"), words, chosen)
         load_model(self.model, load_checkpoint(chosen, "model")["model"], chosen)
         self.model.eval()
@@ -167,6 +168,8 @@ class Run:
 
     def chosen(self) -> str:
         """Say after which epoch the model's weights were saved, and why it is this one."""
+        if not self.restored:
+            return "untrained"
         epoch, rest = divmod(self.restored, self.steps_per_epoch)
         when = f"step {self.restored}, within epoch {epoch + 1}" if rest else f"epoch {epoch}"
         reason = f"chosen on {self.config.training.select_on} queries" if self.is_best else "the last"
@@ -194,13 +197,20 @@ class Run:
             )
 
 
-def open_run(folder: Path | str, *, data: Path | str | None = None, device: str | None = None) -> Run:
+def open_run(
+    folder: Path | str,
+    *,
+    data: Path | str | None = None,
+    missing: str | None = None,
+    device: str | None = None,
+) -> Run:
     """Open a run that was trained before, with the weights of its best checkpoint.
 
     Parameters
     ----------
     folder, device : as `Run` takes them.
     data : where the real dataset lies, if no longer where it was.
+    missing : what to do where its photos are missing, if not what the training did: "refuse" or "drop".
 
     Raises
     ------
@@ -211,7 +221,9 @@ def open_run(folder: Path | str, *, data: Path | str | None = None, device: str 
     if not path.exists():
         raise ConfigError("there is no run", where=folder, remedy="Name a folder that 'train' wrote.")
     config = parse_config(read_json(path), str(path))
-    return Run(config.but(data={"root": str(data)} if data else {}), folder, device=device).restore()
+    asked = {"root": str(data) if data else None, "missing": missing}
+    config = config.but(data={key: value for key, value in asked.items() if value})
+    return Run(config, folder, device=device).restore()
 
 
 def shared_run(config: Config, *, device: str | None = None, progress: bool = True) -> Run:

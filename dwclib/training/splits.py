@@ -21,6 +21,7 @@ from dwclib.files import fingerprint
 from dwclib.training.config import Config, ModelConfig
 from dwclib.training.evaluation import usable_ks
 
+TRIPLETS = "fingerprint of the training triplets"  # which a trained model does without
 Inputs = Mapping[str, Features]  # what each stream reads of a dataset
 
 
@@ -74,7 +75,7 @@ def load_splits(config: Config, device: str) -> Splits:
         {
             "fingerprint of the vocabulary": fingerprint(list(vocabulary.words)),
             "fingerprint of CLIP": _clip(config.model, device).identity() if "clip" in inputs else "",
-            "fingerprint of the training triplets": fingerprint(
+            TRIPLETS: fingerprint(
                 train.image_ids, texts, train.references.tobytes(), train.targets.tobytes()
             ),
         },

@@ -148,7 +148,8 @@ def test_a_modality_weight_is_a_share_or_a_known_word(weight):
 def test_paths_are_resolved_and_words_are_not(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    (tmp_path / "book").mkdir()  # no folder of weights, though it has the name of the book's own
+    for name in ("book", "RN50", "openai", "resnet50"):  # no folders of weights, though so named
+        (tmp_path / name).mkdir()
     (tmp_path / "cnn.safetensors").touch()
     model = {"clip": "RN50", "clip_weights": "openai", "cnn": "resnet50", "cnn_weights": "cnn.safetensors"}
     config = parse_config({"model": model, "data": {"dataset": "own", "root": "~/own"}}, "test")
@@ -157,5 +158,23 @@ def test_paths_are_resolved_and_words_are_not(tmp_path, monkeypatch):
     assert found.model.cnn_weights == str(tmp_path / "cnn.safetensors")
     assert (found.model.clip, found.model.clip_weights, found.model.cnn) == ("RN50", "openai", "resnet50")
     assert Config().resolved() == Config()
+    (tmp_path / "RN50" / "open_clip_config.json").touch()
+    (tmp_path / "resnet50" / "config.json").touch()
+    (tmp_path / "a=b").touch()
+    named = found.but(model={"clip_weights": f"{tmp_path}/a=b"}).resolved().model
+    assert (named.clip, named.cnn) == (str(tmp_path / "RN50"), str(tmp_path / "resnet50"))
+    assert named.clip_weights == str(tmp_path / "a=b")
     moved = found.but(model={"cnn_weights": "/elsewhere/cnn.safetensors"}, data={"root": "/elsewhere"})
     assert moved.choices() == found.choices()
+
+
+@pytest.mark.parametrize("name", ["clip", "cnn"])
+@pytest.mark.parametrize("streams", [["clip"], ["cnn"], ["clip", "cnn"]])
+@pytest.mark.parametrize("named", ["book", "other"])
+def test_weights_that_no_stream_reads_are_refused(name: str, streams: list[str], named: str) -> None:
+    model = {"streams": streams, name: named, f"{name}_weights": "file"}
+    if name in streams and named == "other":
+        assert Config().but(model=model)
+    else:
+        with pytest.raises(ConfigError, match=rf"model\.{name}_weights = 'file' .* Weights need the {name}"):
+            Config().but(model=model)

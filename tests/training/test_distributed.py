@@ -17,8 +17,12 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
+import torch
 import yaml
+from accelerate import PartialState
 
+from dwclib.errors import ConfigError
+from dwclib.training import distributed
 from dwclib.training.batches import batches
 from dwclib.training.checkpoints import checkpoints, load_checkpoint
 from dwclib.training.config import Config, parse_config
@@ -301,3 +305,27 @@ def test_a_shell_that_still_names_other_processes_is_told(tmp_path: Path) -> Non
     assert done.returncode == 2
     assert done.stderr.count("error: WORLD_SIZE: the other processes cannot be joined") == 1
     assert "Traceback" not in done.stderr
+
+
+def test_a_process_says_for_whom_it_waits(tmp_path: Path) -> None:
+    (tmp_path / "joins.py").write_text(TALKER)
+    left = {"WORLD_SIZE": "3", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}
+    waiting = subprocess.Popen(
+        [sys.executable, str(tmp_path / "joins.py"), str(tmp_path)],
+        env={**_environment(), **left}, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    said = waiting.stderr.readline()
+    waiting.kill()
+    waiting.communicate()
+    assert said == "waiting for 2 other processes at localhost:0; unset WORLD_SIZE to train on one\n"
+
+
+def test_each_run_of_a_process_has_the_device_that_it_asks_for(tmp_path: Path) -> None:
+    first = distributed.accelerator(tmp_path, device="cpu")
+    PartialState().device = torch.device("meta")  # as if a run had been on another device
+    assert distributed.accelerator(tmp_path, device="cpu").device.type == "cpu"
+    PartialState().device = torch.device("meta")
+    assert first.device.type == "cpu"
+    if not torch.backends.mps.is_available():
+        with pytest.raises(ConfigError, match="device: 'mps' was asked for"):
+            distributed.accelerator(tmp_path, device="mps")

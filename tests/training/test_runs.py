@@ -290,6 +290,13 @@ def test_a_decay_over_all_epochs_refuses_another_number_of_them(tmp_path) -> Non
         _again(tmp_path / "run", decay="cosine", epochs=3)
 
 
+def test_a_run_killed_before_its_first_checkpoint_begins_again_and_again(tmp_path) -> None:
+    run = Run(_alone(epochs=1), tmp_path / "run", device="cpu")
+    (run.folder / "log.csv").write_text("step,loss_clip,pictures_per_second\n")
+    assert run.chosen() == "untrained"
+    assert list(run.train(progress=False).log["step"]) == list(range(1, 7))
+
+
 def test_a_failed_first_attempt_leaves_nothing_that_refuses_the_next(tmp_path) -> None:
     with pytest.raises(ConfigError, match="a batch of 500"):
         _again(tmp_path / "run", batch=500)
@@ -319,6 +326,7 @@ def test_a_run_goes_on_and_is_evaluated_wherever_its_data_is(tmp_path, monkeypat
     with pytest.raises(ConfigError, match="no such folder"):
         open_run(tmp_path / "run", device="cpu")
     assert open_run(tmp_path / "run", data="moved", device="cpu").recall() == before
+    assert main(["evaluate", "run", "--data", "moved", "--missing", "drop", "--device", "cpu"]) == 0
     captions = next((tmp_path / "moved").rglob("*train*.*s*"))
     captions.write_text(captions.read_text(encoding="utf-8").replace("sleeve", "collar"), encoding="utf-8")
     for open_again in (
@@ -380,7 +388,7 @@ def test_a_checkpoint_under_another_step_is_refused(copy: Path) -> None:
 def test_a_device_that_is_not_there_is_told(tmp_path, device: str) -> None:
     if device == "cuda" and torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    with pytest.raises(ConfigError, match=r"device: .* Use cpu"):
+    with pytest.raises(ConfigError, match=r"device: .* Use (cpu|one of cpu)"):
         Run(_alone(), tmp_path / "run", device=device)
 
 
