@@ -40,7 +40,7 @@ MOVED = {  # where the last version had them
 
 
 class _Moved(MetaPathFinder):
-    """Names the new place of a module that stood elsewhere in the last version; asked when no other finds it."""
+    """Names the new place of a module that stood elsewhere in the last version; asked last."""
 
     @staticmethod
     def find_spec(name: str, *_: object) -> None:
