@@ -47,26 +47,30 @@ def paper_lines(path: Path = PAPER) -> list[Line]:
 
 def paper_page() -> str:
     """Return the page, in Markdown."""
-    rows = []
-    for line in paper_lines():
-        file, first, last = line.place
-        anchor = re.sub(r"[^a-z0-9]+", "-", line.section.lower()).strip("-")
-        section = (
-            f'<a href="../notebooks/{line.notebook}.html#{anchor}">{line.notebook[:2]}, {line.section}</a>'
-        )
-        rows.append(
-            f"| {line.idea} | ${line.equation}$ | {section} | `{file}`, {first} to {last} | `{line.test}` |"
-        )
-    return _PAGE.format(rows="\n".join(rows))
+    return _HEAD + "\n".join(map(_part, paper_lines()))
 
 
-_PAGE = """# Which lines are the paper
+def _part(line: Line) -> str:
+    file, first, last = line.place
+    anchor = re.sub(r"[^a-z0-9]+", "-", line.section.lower()).strip("-")
+    link = f"../notebooks/{line.notebook}.html#{anchor}"
+    test, _, name = line.test.partition("::")
+    return f"""## {line.idea}
+
+$$
+{line.equation}
+$$
+
+- Derived in notebook {line.notebook[:2]}, <a href="{link}">{line.section}</a>
+- `{file}`, lines {first} to {last}
+- Tested by `{name}` in `{test}`
+"""
+
+
+_HEAD = """# Which lines are the paper
 
 The method is a few files in front of `dwclib`; everything else serves data, training, measuring and this
-book. Each row is one idea: its equation, the section that derives it in plain PyTorch and asserts that the
-library returns the same numbers, the lines of the library, and one of its tests.
+book. For each idea you find here its equation, the section that derives it in plain PyTorch and asserts that
+the library returns the same numbers, the lines of the library, and one of its tests.
 
-| idea | equation | derived in | lines | tested by |
-|---|---|---|---|---|
-{rows}
 """

@@ -46,5 +46,5 @@ def test_the_test_is_there(line):
     assert re.search(rf"^def {name}\(", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE)
 
 
-def test_the_page_has_a_row_for_each_idea():
-    assert paper_page().count("\n| ") == len(LINES) + 1
+def test_the_page_has_a_part_for_each_idea():
+    assert paper_page().count("\n## ") == len(LINES)
