@@ -10,6 +10,7 @@ import pytest
 from jaxtyping import install_import_hook
 
 install_import_hook("dwclib", "typechecker.check")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # tests start programs: threads that wait let those work
 
 ROOT = Path(__file__).resolve().parents[1]
 CHROMIUM = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
