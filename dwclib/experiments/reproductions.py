@@ -175,4 +175,4 @@ def _method(config: Config) -> dict[str, Any]:
     """Return a configuration without what depends on the machine; of weights, whether there are any."""
     found = _choices(config)
     found |= {key: found[key] is not None for key in ("model.clip_weights", "model.cnn_weights")}
-    return {key: value for key, value in found.items() if key not in ("data.missing", "training.seed")}
+    return {key: value for key, value in found.items() if key != "training.seed"}
