@@ -36,19 +36,21 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 def read_image(path: Path, size: int) -> UInt8[np.ndarray, "size size 3"]:
     """Read a photo, upright, over white where it is transparent, of an animation the first frame.
 
-    Its shorter side is brought to `size` (bicubic) and its centre cut out, as CLIP's preprocessing does.
+    Its shorter side is brought to `size` (bicubic) and its centre cut out, on whole pixels: what open_clip's
+    preparation gives of a picture in RGB, equal in every pixel.
 
     Raises
     ------
     DatasetError
-        When it is no file, damaged, of another kind than `FORMATS`, or beyond `MAX_PIXELS` or `MAX_SIDE`.
+        When it is no file, damaged, of another kind than `FORMATS`, or beyond `MAX_PIXELS` or `MAX_SIDE`,
+        as it is or at this size.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     remedy = "Fetch the file again, save it as JPEG or PNG, or remove it."
     try:
         with warnings.catch_warnings(action="ignore"):
-            picture = _decoded(path)
+            return np.asarray(_square(_decoded(path), size))
     except Exception as error:  # there is little that a damaged photo does not raise
         problem = getattr(error, "strerror", None) or str(error)[:200] or type(error).__name__
         if isinstance(error, Image.UnidentifiedImageError):
@@ -59,7 +61,6 @@ def read_image(path: Path, size: int) -> UInt8[np.ndarray, "size size 3"]:
         elif may_pass(error):
             remedy = "Try again, and see that you may read it."
         raise DatasetError(f"the image cannot be read ({problem})", where=path, remedy=remedy) from error
-    return np.asarray(ImageOps.fit(picture, (size, size), Image.Resampling.BICUBIC))
 
 
 def may_pass(error: BaseException | None) -> bool:
@@ -75,12 +76,31 @@ def _decoded(path: Path) -> Image.Image:
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise ValueError("it is a folder, a pipe or a device")  # which could be waited for without end
     with Image.open(path, formats=FORMATS) as opened:
-        if opened.width * opened.height > MAX_PIXELS or max(opened.size) > MAX_SIDE:
-            raise Image.DecompressionBombError(f"it has {opened.width:,} x {opened.height:,} pixels")
+        _check_size(opened.size, "it has")
         opened.load()
         with contextlib.suppress(Exception):  # a damaged note beside the pixels is no reason to refuse them
             ImageOps.exif_transpose(opened, in_place=True)
         return _flat(opened)
+
+
+def _check_size(size: tuple[int, int], says: str) -> None:
+    from PIL import Image
+
+    width, height = size
+    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
+        raise Image.DecompressionBombError(f"{says} {width:,} x {height:,} pixels")
+
+
+def _square(picture: Image.Image, size: int) -> Image.Image:
+    """Return a picture's middle, its shorter side brought to a size, rounded as torchvision rounds."""
+    from PIL import Image
+
+    short = min(picture.size)
+    width, height = (int(size * side / short) for side in picture.size)
+    _check_size((width, height), f"brought to {size} it has")  # a narrow one grows
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    whole = picture.resize((width, height), Image.Resampling.BICUBIC)
+    return whole.crop((left, top, left + size, top + size))
 
 
 def _flat(picture: Image.Image) -> Image.Image:

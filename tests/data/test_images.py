@@ -10,6 +10,7 @@ import zlib
 from functools import partial
 
 import numpy as np
+import open_clip
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -59,14 +60,40 @@ def first_half_and_second(path):
     return tuple(tuple(int(round(value / 51) * 51) for value in picture[4, column]) for column in (1, 6))
 
 
+def prepared(picture, size):
+    """Return the bytes that open_clip gives to CLIP, before it makes them numbers."""
+    resize, crop, *_ = open_clip.image_transform(size, is_train=False).transforms
+    return np.asarray(crop(resize(picture)))
+
+
+SIDES = (1, 7, 8, 9, 15, 16, 17, 33, 64, 65, 97, 224, 225)
+
+
+@pytest.mark.parametrize("size", [7, 16, 224])
+@pytest.mark.parametrize("width", SIDES)
+def test_a_photo_is_prepared_as_open_clip_does_pixel_for_pixel(tmp_path, size, width):
+    noise = np.random.default_rng(width).integers(0, 256, (max(SIDES), width, 3), np.uint8)
+    for height in SIDES:
+        Image.fromarray(noise[:height]).save(tmp_path / "photo.bmp")
+        expected = prepared(Image.fromarray(noise[:height]), size)
+        assert (read_image(tmp_path / "photo.bmp", size) == expected).all(), height
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 65_535), (65_535, 1), (1_000, 2)])
+def test_a_photo_so_narrow_that_it_would_fill_the_memory_is_told(tmp_path, width, height):
+    Image.new("RGB", (width, height)).save(tmp_path / "photo.png")
+    with pytest.raises(DatasetError, match=r"brought to 224 it has [\d,]+ x [\d,]+ pixels: the limits"):
+        read_image(tmp_path / "photo.png", 224)
+
+
 @pytest.mark.parametrize("mode", ["RGB", "L", "1", "RGBA"])
 @pytest.mark.parametrize("ending", ["png", "jpg", "webp", "gif", "bmp", "tif", "avif"])
-def test_an_ordinary_photo_gives_the_bytes_that_it_always_gave(tmp_path, photo, mode, ending):
+def test_an_ordinary_photo_gives_the_bytes_that_open_clip_gives(tmp_path, photo, mode, ending):
     path = tmp_path / f"photo.{ending}"
     photo.convert("RGB" if ending == "jpg" and mode == "RGBA" else mode).save(path)
     with Image.open(path) as opened:
-        expected = ImageOps.fit(opened.convert("RGB"), (16, 16), Image.Resampling.BICUBIC)
-    assert (read_image(path, 16) == np.asarray(expected)).all()
+        expected = prepared(opened.convert("RGB"), 16)
+    assert (read_image(path, 16) == expected).all()
 
 
 def turned(picture, orientation):
@@ -80,9 +107,8 @@ def turned(picture, orientation):
 def test_a_photo_is_upright_however_the_camera_was_held(tmp_path, photo, orientation, ending):
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
-    expected = ImageOps.fit(photo, (16, 16), Image.Resampling.BICUBIC)
     turned(photo, orientation).save(tmp_path / f"photo.{ending}", exif=exif, quality=95)
-    difference = read_image(tmp_path / f"photo.{ending}", 16).astype(int) - np.asarray(expected)
+    difference = read_image(tmp_path / f"photo.{ending}", 16).astype(int) - prepared(photo, 16)
     assert np.abs(difference).mean() < 4
 
 
