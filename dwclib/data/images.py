@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 import shutil
@@ -12,7 +11,6 @@ import time
 import warnings
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -42,8 +40,8 @@ def read_image(path: Path, size: int) -> UInt8[np.ndarray, "size size 3"]:
     Raises
     ------
     DatasetError
-        When it is no file, damaged, of another kind than `FORMATS`, or beyond `MAX_PIXELS` or `MAX_SIDE`,
-        as it is or at this size.
+        When it is no file, damaged, of another kind than `FORMATS`, beyond `MAX_SIDE`, or beyond `MAX_PIXELS`
+        as it is or once it is resized.
     """
     from PIL import Image
 
@@ -76,19 +74,12 @@ def _decoded(path: Path) -> Image.Image:
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise ValueError("it is a folder, a pipe or a device")  # which could be waited for without end
     with Image.open(path, formats=FORMATS) as opened:
-        _check_size(opened.size, "it has")
+        if opened.width * opened.height > MAX_PIXELS or max(opened.size) > MAX_SIDE:
+            raise Image.DecompressionBombError(f"it has {opened.width:,} x {opened.height:,} pixels")
         opened.load()
         with contextlib.suppress(Exception):  # a damaged note beside the pixels is no reason to refuse them
             ImageOps.exif_transpose(opened, in_place=True)
         return _flat(opened)
-
-
-def _check_size(size: tuple[int, int], says: str) -> None:
-    from PIL import Image
-
-    width, height = size
-    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
-        raise Image.DecompressionBombError(f"{says} {width:,} x {height:,} pixels")
 
 
 def _square(picture: Image.Image, size: int) -> Image.Image:
@@ -97,7 +88,8 @@ def _square(picture: Image.Image, size: int) -> Image.Image:
 
     short = min(picture.size)
     width, height = (int(size * side / short) for side in picture.size)
-    _check_size((width, height), f"brought to {size} it has")  # a narrow one grows
+    if width * height > MAX_PIXELS:  # it is narrow, and grows
+        raise Image.DecompressionBombError(f"brought to {size} it has {width:,} x {height:,} pixels")
     left, top = round((width - size) / 2), round((height - size) / 2)
     whole = picture.resize((width, height), Image.Resampling.BICUBIC)
     return whole.crop((left, top, left + size, top + size))
@@ -162,59 +154,39 @@ def image_store(
     """
     from filelock import FileLock
 
-    whole = _Whole(path, count, size)
+    whole = _Whole(path, (count, size, size, 3))
     with writable(path.parent, "Make room there, or name another folder in DWC_CACHE."):
-        path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
             unreadable = whole.verified()
             if unreadable is None:
                 whole, unreadable = _make(whole, make, workers)
-            return ImageFolder(whole.images(), {int(number): why for number, why in unreadable.items()})
+            pictures = np.load(whole.path, mmap_mode="r")
+            return ImageFolder(pictures, {int(number): why for number, why in unreadable.items()})
 
 
-@dataclass(frozen=True)
-class _Whole:
+class _Whole(NamedTuple):
     """An ``.npy`` file of images."""
 
     path: Path
-    count: int
-    size: int
+    shape: tuple[int, int, int, int]
 
-    def header(self) -> bytes:
-        file, shape = io.BytesIO(), (self.count, self.size, self.size, 3)
-        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-        return file.getvalue()
-
-    def place(self, number: int) -> int:
-        """Return at which byte an image begins."""
-        return len(self.header()) + number * self.size * self.size * 3
+    def images(self) -> np.memmap | None:
+        """Map the file; None where there is none, or one of another form."""
+        with contextlib.suppress(Exception), warnings.catch_warnings(action="ignore"):  # a damaged header
+            found = np.load(self.path, mmap_mode="r")
+            if (found.shape, found.dtype, found.flags.c_contiguous) == (self.shape, np.uint8, True):
+                return found
+        return None
 
     def begin(self) -> None:
         """Put a file of black images into the place, unless one is there."""
-        if self.has_form():
-            return
-        shutil.rmtree(self.path.parent, ignore_errors=True)  # notes of another file
-        with atomic(self.path) as target:
-            target.write_bytes(self.header())
-            os.truncate(target, self.place(self.count))
+        if self.images() is None:
+            shutil.rmtree(self.path.parent, ignore_errors=True)  # notes of another file
+            with atomic(self.path) as target:
+                np.lib.format.open_memmap(target, "w+", np.uint8, self.shape)
 
-    def has_form(self) -> bool:
-        header = self.header()
-        with contextlib.suppress(OSError):
-            if self.path.is_file() and self.path.stat().st_size == self.place(self.count):
-                with self.path.open("rb") as file:
-                    return file.read(len(header)) == header
-        return False
-
-    def images(self) -> UInt8[np.ndarray, "images size size 3"]:
-        shape = self.count, self.size, self.size, 3
-        return np.memmap(self.path, np.uint8, "r", self.place(0), shape)
-
-    def checksum(self, numbers: range) -> int:
-        return zlib.crc32(self.images()[numbers.start : numbers.stop].data)
-
-    def chunks(self) -> list[range]:
-        return [range(first, min(first + CHUNK, self.count)) for first in range(0, self.count, CHUNK)]
+    def chunks(self) -> list[slice]:
+        return [slice(first, first + CHUNK) for first in range(0, self.shape[0], CHUNK)]
 
     def describe(self, file: Path, checksums: list[int], unreadable: dict[str, str]) -> None:
         """Write the description, before the file takes its place.
@@ -228,11 +200,11 @@ class _Whole:
 
     def verified(self) -> dict[str, str] | None:
         """Return what could not be read of a store that is there and undamaged; None for any other."""
-        note = _read_note(self.path.with_suffix(".json"))
-        if note is None or not self.has_form():
+        note, images = _read_note(self.path.with_suffix(".json")), self.images()
+        if note is None or images is None:
             return None
         if note["stamp"] != self.path.stat().st_mtime_ns:
-            if note["checksums"] != list(map(self.checksum, self.chunks())):
+            if note["checksums"] != [zlib.crc32(images[chunk].data) for chunk in self.chunks()]:
                 return None
             self.describe(self.path, note["checksums"], note["unreadable"])
         return note["unreadable"]
@@ -243,7 +215,7 @@ def _make(whole: _Whole, make: Any, workers: int) -> tuple[_Whole, dict[str, str
     from joblib import Parallel, delayed
     from tqdm import tqdm
 
-    unfinished = replace(whole, path=whole.path.with_suffix(".parts") / "whole.npy")
+    unfinished = whole._replace(path=whole.path.with_suffix(".parts") / "whole.npy")
     unfinished.begin()
     chunks = whole.chunks()
     made = Parallel(n_jobs=workers, return_as="generator")(
@@ -259,17 +231,17 @@ def _make(whole: _Whole, make: Any, workers: int) -> tuple[_Whole, dict[str, str
     return whole, unreadable
 
 
-def _make_chunk(whole: _Whole, make: Any, numbers: range) -> dict[str, Any]:
+def _make_chunk(whole: _Whole, make: Any, chunk: slice) -> dict[str, Any]:
     """Return the note of a chunk, which is made unless its images are there as the note says."""
-    path = whole.path.with_name(f"{numbers.start:08d}.json")
-    note = _read_note(path)
-    if note is not None and note["checksum"] == whole.checksum(numbers):
+    path = whole.path.with_name(f"{chunk.start:08d}.json")
+    note, images = _read_note(path), np.load(whole.path, mmap_mode="r")
+    if note is not None and note["checksum"] == zlib.crc32(images[chunk].data):
         return note
     note = {"checksum": 0, "unreadable": {}, "may pass": False}
-    with whole.path.open("r+b") as file:
-        file.seek(whole.place(numbers.start))
-        for number in numbers:
-            image = np.zeros((whole.size, whole.size, 3), np.uint8)
+    with whole.path.open("r+b") as file:  # which tells of a full disk, as the map would not
+        file.seek(images.offset + chunk.start * images[0].nbytes)
+        for number in range(*chunk.indices(len(images))):
+            image = np.zeros(images.shape[1:], np.uint8)
             try:
                 image[:] = make(number)
             except DatasetError as error:

@@ -79,7 +79,7 @@ def test_a_photo_is_prepared_as_open_clip_does_pixel_for_pixel(tmp_path, size, w
         assert (read_image(tmp_path / "photo.bmp", size) == expected).all(), height
 
 
-@pytest.mark.parametrize(("width", "height"), [(1, 65_535), (65_535, 1), (1_000, 2)])
+@pytest.mark.parametrize(("width", "height"), [(1, 65_535), (65_535, 1), (2_000, 1)])
 def test_a_photo_so_narrow_that_it_would_fill_the_memory_is_told(tmp_path, width, height):
     Image.new("RGB", (width, height)).save(tmp_path / "photo.png")
     with pytest.raises(DatasetError, match=r"brought to 224 it has [\d,]+ x [\d,]+ pixels: the limits"):
