@@ -8,7 +8,8 @@ an error that says what to do; the tests check the others.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -263,8 +264,7 @@ def recall_at_k(
     DatasetError
         When there is no query, or a target is not in the gallery.
     """
-    if len(ranking) == 0:
-        raise DatasetError("there is no query", where="ranking", remedy="Give at least one triplet.")
+    _check_some(ranking)
     for k in ks:
         _check_k(k, ranking.shape[1])
     found = hits(ranking, relevant)
@@ -272,8 +272,149 @@ def recall_at_k(
 
 
 def share_within(ranks: Int[Tensor, " queries"], k: int) -> float:
-    """Return which per cent of the queries have a rank of at most `k`: Recall@K, once ranks are known."""
+    """Return which per cent of the queries have a rank of at most `k`: Recall@K, once ranks are known.
+
+    Raises
+    ------
+    DatasetError
+        When there is no query.
+    """
+    _check_some(ranks)
     return 100 * int((ranks <= k).sum()) / len(ranks)
+
+
+def average_precision_at_k(
+    ranking: Int[Tensor, "queries _k"], relevant: Bool[Tensor, "_queries gallery"], *, k: int = 10
+) -> Float[Tensor, " queries"]:
+    """Return each query's AP@K, in per cent: how many of all right images come early; their mean is mAP@K.
+
+    ``AP@K = 1 / min(K, R) sum_{i <= K} P@i rel(i)``: R images are right, ``rel(i)`` is 1 if the i-th answer
+    is one of them, else 0, and ``P@i`` is the share of right ones among the first i.
+
+    Parameters
+    ----------
+    ranking : (queries, K or more), from `rank`.
+    relevant : (queries, gallery), all that are right. An image that is never returned, such as the reference,
+        must not be among them: it would be missed in vain.
+    k : K.
+
+    Raises
+    ------
+    FeatureError
+        When K is below one or longer than the ranking, or the counts of queries differ.
+    DatasetError
+        When no image is right for a query.
+
+    Source: the measure of CIRCO (Baldrati et al., ICCV 2023).
+    """
+    _check_k(k, ranking.shape[1])
+    found = hits(ranking[:, :k], relevant).double()  # (Q, K)
+    if (row := _first(~relevant.any(dim=1))) is not None:
+        remedy = "Mark one, or drop the query."
+        raise DatasetError("no image is right", where=f"query {row}", remedy=remedy)
+    precision = found.cumsum(dim=1) / torch.arange(1, k + 1, device=found.device)  # P@i, (Q, K)
+    most = relevant.sum(dim=1).clamp(max=k).to(found.device)  # min(K, R), (Q,)
+    return 100 * (precision * found).sum(dim=1) / most
+
+
+def share_in_top_k(
+    ranking: Int[Tensor, "queries _k"], marked: Bool[Tensor, "_queries gallery"], *, k: int = 10
+) -> Float[Tensor, " queries"]:
+    """Return which per cent of each query's first K answers are marked: of all that the text excludes, say.
+
+    Parameters
+    ----------
+    ranking : (queries, K or more), from `rank`.
+    marked : (queries, gallery).
+    k : K.
+
+    Raises
+    ------
+    FeatureError
+        When K is below one or longer than the ranking, or the counts of queries differ.
+    """
+    _check_k(k, ranking.shape[1])
+    return 100 * hits(ranking[:, :k], marked).double().mean(dim=1)
+
+
+class Spread(NamedTuple):
+    """How much the answers to a query depend on its wording.
+
+    Fields
+    ------
+    recall : Recall@K, the mean over the wordings, in per cent.
+    deviation : standard deviation of Recall@K over the wordings, in points. Small, where queries win and lose
+        in equal numbers: the recall of a benchmark may be steady though its users' luck is not.
+    undecided : per cent of the queries that are hits at K in some wordings and misses in others.
+    """
+
+    recall: float
+    deviation: float
+    undecided: float
+
+
+def spread(ranks: Int[Tensor, "wordings queries"], *, k: int = 10) -> Spread:
+    """Compare the hits at K of the same queries in several wordings that mean the same.
+
+    Parameters
+    ----------
+    ranks : (wordings, queries), 1 for the best: of each wording, from `target_ranks`.
+    k : K.
+
+    Raises
+    ------
+    DatasetError
+        When there are fewer than two wordings, or no query.
+    """
+    if len(ranks) < 2:
+        problem, remedy = "one wording has no spread", "Give the ranks of two wordings, or more."
+        raise DatasetError(problem, where="ranks", remedy=remedy)
+    recalls = torch.tensor([share_within(own, k) for own in ranks], dtype=torch.float64)  # (W, Q) -> (W,)
+    undecided = share_within(ranks.amin(dim=0), k) - share_within(ranks.amax(dim=0), k)
+    return Spread(float(recalls.mean()), float(recalls.std()), undecided)
+
+
+class CompositionGain(NamedTuple):
+    """What mixing image and text finds beyond the better of the two.
+
+    Fields
+    ------
+    weight : the fixed modality weight that finds most; the smallest of equals.
+    mixed : its Recall@K, in per cent.
+    single : Recall@K of the better modality alone, image or text.
+    """
+
+    weight: float
+    mixed: float
+    single: float
+
+    @property
+    def gain(self) -> float:
+        """``max_lam R@K(lam) - max(R@K(0), R@K(1))``, in points, never negative: 0 and 1 are weights too."""
+        return self.mixed - self.single
+
+
+def composition_gain(ranks: Mapping[float, Int[Tensor, " queries"]], *, k: int = 10) -> CompositionGain:
+    """Compare the best weight that is one and the same for all queries with image alone and text alone.
+
+    Parameters
+    ----------
+    ranks : (queries,) by modality weight lam, from `target_ranks` of ``q = n(lam v' + (1 - lam) t')``; for
+        some group of queries. The weight is chosen on these queries themselves, so the gain of a small group
+        is flattered.
+    k : K.
+
+    Raises
+    ------
+    DatasetError
+        When the weights 0, the text alone, and 1, the image alone, are not both there, or there is no query.
+    """
+    if not {0.0, 1.0} <= set(ranks):
+        remedy = "Give the ranks of 0, the text alone, and of 1, the image alone, too."
+        raise DatasetError(f"the weights are {sorted(ranks)}", where="ranks", remedy=remedy)
+    recalls = {weight: share_within(ranks[weight], k) for weight in sorted(ranks)}
+    best = max(recalls, key=recalls.__getitem__)
+    return CompositionGain(best, recalls[best], max(recalls[0.0], recalls[1.0]))
 
 
 def _filled(buffer: Tensor, rows: Float[np.ndarray, "rows dim"]) -> Float[Tensor, "rows dim"]:
@@ -326,6 +467,12 @@ def _check_k(k: int, available: int) -> None:
     if not 1 <= k <= available:
         problem = f"{k} images are asked for and {available} can be ranked"
         raise FeatureError(problem, where="ranking", remedy=f"Choose K from 1 to {available}.")
+
+
+def _check_some(queries: Tensor) -> None:
+    """Raise DatasetError unless there is a query."""
+    if len(queries) == 0:
+        raise DatasetError("there is no query", where="ranking", remedy="Give at least one triplet.")
 
 
 def _check_count(name: str, rows: Tensor, queries: Tensor) -> None:

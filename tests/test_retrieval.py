@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,19 @@ from torch import Tensor
 
 from dwclib.combiner import normalise
 from dwclib.errors import DatasetError, FeatureError
-from dwclib.retrieval import hits, rank, recall_at_k, scores, target_ranks
+from dwclib.retrieval import (
+    average_precision_at_k,
+    composition_gain,
+    exact_search,
+    first_hit_ranks,
+    hits,
+    rank,
+    recall_at_k,
+    scores,
+    share_in_top_k,
+    spread,
+    target_ranks,
+)
 
 seeds = st.integers(0, 9999)
 
@@ -268,3 +282,115 @@ def test_counts_that_differ_are_refused() -> None:
 def test_recall_over_no_query_is_refused() -> None:
     with pytest.raises(DatasetError, match="there is no query"):
         recall_at_k(torch.ones(0, 3, dtype=torch.int64), torch.ones(0, dtype=torch.int64), ks=(1,))
+
+
+def test_all_equal_scores_leave_the_order_of_the_gallery_everywhere() -> None:
+    queries, gallery, places = torch.ones(6, 3), torch.ones(6, 3), torch.arange(6)
+    assert target_ranks(queries, gallery, places).tolist() == [1, 2, 3, 4, 5, 6]
+    assert first_hit_ranks(queries, gallery, places, places).tolist() == [1, 2, 3, 4, 5, 6]
+    found, best = exact_search(queries, gallery.numpy(), k=6, block=2)
+    assert torch.equal(found, rank(queries, gallery, k=6))
+    assert found[0].tolist() == [0, 1, 2, 3, 4, 5]
+    assert (best == 3).all()
+
+
+def _relevant(seed: int, queries: int, gallery: int) -> Tensor:
+    """Mark some images, one at least for each query."""
+    mask = torch.rand(queries, gallery, generator=torch.Generator().manual_seed(seed)) < 0.3
+    mask[torch.arange(queries), torch.arange(queries) % gallery] = True
+    return mask
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=seeds, k=st.integers(1, 12))
+def test_average_precision_equals_its_sum_written_out(seed: int, k: int) -> None:
+    ranking, relevant = rank(_integers(seed, 5), _integers(seed + 1, 12), k=12), _relevant(seed, 5, 12)
+    found = average_precision_at_k(ranking, relevant, k=k)
+    for query, answers in enumerate(ranking.tolist()):
+        right = set(relevant[query].nonzero().squeeze(1).tolist())
+        total = 0.0
+        for place in range(1, k + 1):
+            if answers[place - 1] in right:
+                total += len(right & set(answers[:place])) / place
+        assert found[query] == pytest.approx(100 * total / min(k, len(right)))
+
+
+@pytest.mark.parametrize(
+    ("marks", "k", "expected"),
+    [("1100", 4, 100), ("0011", 4, 100 * (1 / 3 + 2 / 4) / 2), ("1010", 4, 100 * (1 + 2 / 3) / 2),
+     ("1111", 2, 100), ("0111", 1, 0), ("0001", 4, 25)],
+)  # fmt: skip
+def test_average_precision_of_rankings_that_are_counted_by_hand(marks: str, k: int, expected: float) -> None:
+    relevant = torch.tensor([[mark == "1" for mark in marks]])
+    assert average_precision_at_k(torch.arange(4)[None], relevant, k=k).tolist() == pytest.approx([expected])
+
+
+def test_average_precision_of_one_right_answer_is_the_reciprocal_of_its_rank() -> None:
+    q, g, targets = _integers(0, 5), _integers(1, 12), torch.tensor([0, 3, 11, 7, 7])
+    mask = torch.nn.functional.one_hot(targets, 12).bool()
+    expected = 100 / target_ranks(q, g, targets)
+    torch.testing.assert_close(
+        average_precision_at_k(rank(q, g, k=12), mask, k=12), expected, check_dtype=False
+    )
+
+
+def test_average_precision_needs_something_that_is_right() -> None:
+    ranking, relevant = torch.tensor([[0, 1], [1, 0]]), torch.tensor([[True, False], [False, False]])
+    with pytest.raises(DatasetError, match="query 1: no image is right"):
+        average_precision_at_k(ranking, relevant, k=2)
+
+
+def test_the_share_of_the_first_answers_that_is_marked() -> None:
+    ranking = torch.tensor([[2, 0, 1, 3], [1, 3, 2, 0]])
+    marked = torch.tensor([[True, False, True, False], [False, False, False, True]])
+    assert share_in_top_k(ranking, marked, k=2).tolist() == [100, 50]
+    assert share_in_top_k(ranking, marked, k=4).tolist() == [50, 25]
+    assert share_in_top_k(ranking, torch.zeros_like(marked), k=3).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("measure", [average_precision_at_k, share_in_top_k])
+def test_measures_of_a_mask_refuse_a_short_ranking_and_other_queries(measure: Any) -> None:
+    ranking, mask = torch.tensor([[0, 1]]), torch.ones(1, 3, dtype=torch.bool)
+    for k in (0, 3):
+        with pytest.raises(FeatureError, match=f"{k} images are asked for and 2 can be ranked"):
+            measure(ranking, mask, k=k)
+    with pytest.raises(FeatureError, match="2 right answers for 1 queries"):
+        measure(ranking, mask.expand(2, 3), k=1)
+
+
+def test_the_spread_tells_a_steady_recall_from_steady_answers() -> None:
+    same = spread(torch.tensor([[1, 5, 30, 40]] * 3))
+    assert same == (50.0, 0.0, 0.0)
+    traded = spread(torch.tensor([[1, 5, 30, 40], [30, 40, 1, 5]]))
+    assert traded == (50.0, 0.0, 100.0)  # each wording finds two of four, never the same two
+    ranks = torch.tensor([[1, 11, 11, 11], [1, 10, 11, 11], [1, 10, 10, 11]])
+    assert spread(ranks) == (50.0, 25.0, 50.0)
+    assert spread(ranks, k=11) == (100.0, 0.0, 0.0)
+
+
+def test_one_wording_and_no_query_have_no_spread() -> None:
+    with pytest.raises(DatasetError, match="one wording has no spread"):
+        spread(torch.ones(1, 4, dtype=torch.int64))
+    with pytest.raises(DatasetError, match="there is no query"):
+        spread(torch.ones(2, 0, dtype=torch.int64))
+
+
+def test_composition_gains_what_one_weight_finds_beyond_the_better_modality() -> None:
+    text, image = torch.tensor([1, 50, 50, 50]), torch.tensor([50, 1, 2, 50])
+    mixed = torch.tensor([1, 1, 2, 50])
+    found = composition_gain({0.0: text, 0.25: image, 0.5: mixed, 0.75: mixed, 1.0: image})
+    assert found == (0.5, 75.0, 50.0)
+    assert found.gain == 25.0
+    alone = composition_gain({0: text, 0.5: text, 1: image})
+    assert (alone.weight, alone.gain) == (1, 0.0)
+
+
+@pytest.mark.parametrize("weights", [(0.5, 1.0), (0.0, 0.5), ()])
+def test_composition_gain_needs_both_modalities_alone(weights: tuple[float, ...]) -> None:
+    with pytest.raises(DatasetError, match="Give the ranks of 0, the text alone, and of 1"):
+        composition_gain(dict.fromkeys(weights, torch.tensor([1])))
+
+
+def test_no_query_has_no_composition_gain() -> None:
+    with pytest.raises(DatasetError, match="there is no query"):
+        composition_gain(dict.fromkeys((0.0, 1.0), torch.ones(0, dtype=torch.int64)))

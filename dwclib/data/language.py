@@ -7,7 +7,9 @@ and little to the second; "red" says the same to both; "looks nicer" says nothin
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -154,11 +156,13 @@ class Claim:
     attribute : one of `ATTRIBUTES`.
     beside_reference : the values left to a reader who sees the reference image too.
     alone : the values left to one who reads the text only.
+    wordings : all phrases that say just this.
     """
 
     attribute: str
     beside_reference: frozenset[str]
     alone: frozenset[str]
+    wordings: tuple[str, ...]
 
 
 def phrase(attribute: str, reference: str, target: str, rng: np.random.Generator) -> tuple[str, Claim]:
@@ -170,21 +174,24 @@ def phrase(attribute: str, reference: str, target: str, rng: np.random.Generator
     reference, target : its two different values.
     rng : draws the kind of phrase (comparative, negation or plain statement) and its words.
     """
-    options = [(PREDICATES[attribute][target], _states(attribute, target))] * 2
-    options += _comparatives(attribute, reference, target)
-    if reference in NOT.get(attribute, {}):
-        options.append((NOT[attribute][reference], _denies(attribute, reference)))
-    texts, claim = options[rng.integers(len(options))]
-    return texts[rng.integers(len(texts))], claim
+    options = _options(attribute, reference, target)
+    claim = options[rng.integers(len(options))]
+    return choose(claim.wordings, rng), claim
 
 
-def relative_caption(phrases: list[str], noun: str, rng: np.random.Generator) -> str:
+def relative_caption(phrases: Sequence[str], noun: str, rng: np.random.Generator) -> str:
     """Join the phrases of one annotator to a caption such as "the gown is longer, has a belt and is red"."""
     if not phrases:
-        phrases = [VAGUE[rng.integers(len(VAGUE))]]
-    opener = ("", "", f"the {noun} ", "it ")[rng.integers(4)]
+        phrases = [choose(VAGUE, rng)]
+    opener = choose(("", "", f"the {noun} ", "it "), rng)
     body = phrases[0] if len(phrases) == 1 else ", ".join(phrases[:-1]) + " and " + phrases[-1]
     return opener + body
+
+
+def reworded(claims: Sequence[Claim], category: str, rng: np.random.Generator) -> str:
+    """Say the same as one annotator, in the same order, in words drawn anew; of nothing, something vague."""
+    noun = choose(NOUNS[category], rng)
+    return relative_caption([choose(claim.wordings, rng) for claim in claims], noun, rng)
 
 
 def full_caption(garment: Garment, rng: np.random.Generator, *, keep: float = 0.6) -> str:
@@ -226,16 +233,19 @@ def _describe(attribute: str, value: str, rng: np.random.Generator) -> str:
     return phrase(attribute, others[rng.integers(len(others))], value, rng)[0]
 
 
-def _states(attribute: str, value: str) -> Claim:
-    return Claim(attribute, frozenset([value]), frozenset([value]))
+@cache
+def _options(attribute: str, reference: str, target: str) -> tuple[Claim, ...]:
+    """Return what can be said of a difference; the plain statement twice, to be drawn more often."""
+    value = frozenset([target])
+    states = Claim(attribute, value, value, PREDICATES[attribute][target])
+    options = [states, states, *_comparatives(attribute, reference, target)]
+    if reference in NOT.get(attribute, {}):
+        left = frozenset(ATTRIBUTES[attribute]) - {reference}
+        options.append(Claim(attribute, left, left, NOT[attribute][reference]))
+    return tuple(options)
 
 
-def _denies(attribute: str, value: str) -> Claim:
-    left = frozenset(ATTRIBUTES[attribute]) - {value}
-    return Claim(attribute, left, left)
-
-
-def _comparatives(attribute: str, reference: str, target: str) -> list[tuple[tuple[str, ...], Claim]]:
+def _comparatives(attribute: str, reference: str, target: str) -> list[Claim]:
     if attribute not in MORE:
         return []
     level = LIGHTNESS if attribute == "colour" else {v: i for i, v in enumerate(ATTRIBUTES[attribute])}
@@ -245,4 +255,4 @@ def _comparatives(attribute: str, reference: str, target: str) -> list[tuple[tup
     beside = frozenset(value for value in level if (level[value] - level[reference]) * sign > 0)
     extreme = min(level.values()) if sign > 0 else max(level.values())
     alone = frozenset(value for value in level if level[value] != extreme)
-    return [((MORE if sign > 0 else LESS)[attribute], Claim(attribute, beside, alone))]
+    return [Claim(attribute, beside, alone, (MORE if sign > 0 else LESS)[attribute])]

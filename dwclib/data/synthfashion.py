@@ -8,9 +8,10 @@ wrong: most of what the paper claims is a claim about one of these dials.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property, partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, SupportsIndex
 
@@ -32,7 +33,10 @@ QUERIES: Mapping[str, int] = {"train": 12_000, "val": 2_000, "pretrain": 0}
 FAMILY = 8
 NAMES = tuple(ATTRIBUTES)
 VALUES = max(len(values) for values in ATTRIBUTES.values())
+WORDINGS = 15  # of any query at least: "has no buttons", twice, has but four openings each
 NOISE_KINDS = ("vague", "wrong attribute", "mismatched target")
+
+Claims = tuple[tuple[Claim, ...], ...]  # of one query, by annotator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +92,7 @@ class SynthFashion(Triplets):
     beside_reference : (queries, attributes, values) what the annotators meant: the values that stay possible
         for a reader who sees the reference too.
     alone : likewise, what the text, as it was written down, leaves possible for a reader of the text only.
+    said : for each query what each of its annotators wrote down, phrase by phrase.
     """
 
     pictures: UInt8[np.ndarray, "images size size 3"]
@@ -97,6 +102,7 @@ class SynthFashion(Triplets):
     noisy: Bool[np.ndarray, " queries"]
     beside_reference: Bool[np.ndarray, "queries attributes values"]
     alone: Bool[np.ndarray, "queries attributes values"]
+    said: tuple[Claims, ...] = field(repr=False)
 
     def garment(self, image: SupportsIndex) -> Garment:
         """Return what an image shows."""
@@ -116,6 +122,47 @@ class SynthFashion(Triplets):
             f"{text} and get {language.full_caption(self.garment(image), np.random.default_rng(int(image)))}"
             for text, image in zip(super().texts(joiner=joiner), self.targets, strict=True)
         ]
+
+    def paraphrases(self, n: int = 6, *, seed: int = 0) -> list[SynthFashion]:
+        """Return this dataset `n` times with the same queries in other words.
+
+        Every caption makes the claims that it made, in the same order, in words drawn anew; a vague one is
+        vague in other words. The `n` wordings of a query differ from one another and from the given one.
+
+        Parameters
+        ----------
+        n : how many; the first of more are the same.
+        seed : same seed, same words.
+
+        Raises
+        ------
+        ConfigError
+            For an `n` below 1 or above `WORDINGS`, or a seed that is no natural number.
+        """
+        check_least(1, most=WORDINGS, n=n)
+        checked_seed(seed)
+        drawn = [list(islice(self._reworded(query, seed), n)) for query in range(len(self))]
+        return [replace(self, captions=tuple(of[number] for of in drawn)) for number in range(n)]
+
+    def _reworded(self, query: int, seed: int) -> Iterator[tuple[str, ...]]:
+        """Yield other captions of a query, each once."""
+        rng = np.random.default_rng([seed, query])
+        category = ATTRIBUTES["category"][self.codes[self.intended[query], 0]]
+        found = {self.captions[query]}
+        while True:
+            captions = tuple(language.reworded(claims, category, rng) for claims in self.said[query])
+            if captions not in found:
+                found.add(captions)
+                yield captions
+
+    def excluded(self) -> Bool[np.ndarray, "queries gallery"]:
+        """Return for each query and gallery image whether the text rules it out.
+
+        Ruled out is an image in which some attribute has a value that the annotators' meaning leaves no room
+        for: ``not beside_reference[query, attribute, value]``. A vague text rules out nothing. An image that
+        is not ruled out need not be relevant: that asks for more than the text does.
+        """
+        return ~_satisfied(self.beside_reference, self.codes[self.gallery])
 
     def relevant(self) -> Bool[np.ndarray, "queries gallery"]:
         """Return for each query and gallery image whether a fair judge would accept it.
@@ -143,7 +190,7 @@ class SynthFashion(Triplets):
         satisfy it, which is worth log(N / #satisfying). The share is the ratio of the two.
         """
         gallery = self.codes[self.gallery]
-        satisfying = np.array([_satisfied(allowed, gallery).sum() for allowed in self.alone])
+        satisfying = _satisfied(self.alone, gallery).sum(-1)
         needed = np.log(len(gallery) / self.relevant().sum(-1))
         given = np.log(len(gallery) / np.maximum(satisfying, 1))
         return np.clip(given / np.maximum(needed, 1e-12), 0.0, 1.0)
@@ -285,7 +332,7 @@ def _annotate(
         elif noisy[query]:
             targets[query] = (reference + 1 + rng.integers(len(codes) - 1)) % len(codes)  # any but itself
         written.append(captions)
-        said.append(_allowed(claims, alone=True))
+        said.append(claims)
     shape = (len(pairs), len(NAMES), VALUES)
     return {
         "references": pairs[:, 0],
@@ -294,7 +341,8 @@ def _annotate(
         "noisy": noisy,
         "captions": tuple(written),
         "beside_reference": np.array(meant, dtype=bool).reshape(shape),
-        "alone": np.array(said, dtype=bool).reshape(shape),
+        "alone": np.array([_allowed(c, alone=True) for c in said], dtype=bool).reshape(shape),
+        "said": tuple(said),
     }
 
 
@@ -313,9 +361,9 @@ def _describe(
     target: Int[np.ndarray, " attributes"],
     spoken: list[int],
     rng: np.random.Generator,
-) -> tuple[tuple[str, str], list[Claim]]:
+) -> tuple[tuple[str, ...], Claims]:
     """Return two captions that together name these differences: each by the one, the other, or both."""
-    claims: list[Claim] = []
+    claims: tuple[list[Claim], list[Claim]] = [], []
     phrases: tuple[list[str], list[str]] = [], []
     for attribute in spoken:
         name = NAMES[attribute]
@@ -323,10 +371,10 @@ def _describe(
         for annotator in ((0,), (1,), (0, 1))[rng.integers(3)]:
             text, claim = language.phrase(name, old, new, rng)
             phrases[annotator].append(text)
-            claims.append(claim)
+            claims[annotator].append(claim)
     nouns = language.NOUNS[ATTRIBUTES["category"][target[0]]]
-    first, second = (language.relative_caption(said, language.choose(nouns, rng), rng) for said in phrases)
-    return (first, second), claims
+    captions = (language.relative_caption(said, language.choose(nouns, rng), rng) for said in phrases)
+    return tuple(captions), tuple(map(tuple, claims))
 
 
 def _misdescribe(
@@ -334,7 +382,7 @@ def _misdescribe(
     target: Int[np.ndarray, " attributes"],
     spoken: list[int],
     rng: np.random.Generator,
-) -> tuple[tuple[str, str], list[Claim]]:
+) -> tuple[tuple[str, ...], Claims]:
     """Describe the target with one attribute misremembered, in words that are really false of it."""
     wrong, mistake = _mistake(reference, target, spoken, rng)
     while True:
@@ -360,10 +408,10 @@ def _mistake(
     return wrong, attribute
 
 
-def _allowed(claims: list[Claim], *, alone: bool = False) -> Bool[np.ndarray, "attributes values"]:
-    """Return the table of the values that all claims together leave possible."""
+def _allowed(said: Claims, *, alone: bool = False) -> Bool[np.ndarray, "attributes values"]:
+    """Return the table of the values that all claims of all annotators together leave possible."""
     allowed = np.ones((len(NAMES), VALUES), dtype=bool)
-    for claim in claims:
+    for claim in chain(*said):
         row = NAMES.index(claim.attribute)
         left = claim.alone if alone else claim.beside_reference
         for position, value in enumerate(ATTRIBUTES[claim.attribute]):
@@ -372,9 +420,13 @@ def _allowed(claims: list[Claim], *, alone: bool = False) -> Bool[np.ndarray, "a
 
 
 def _satisfied(
-    allowed: Bool[np.ndarray, "attributes values"], codes: Int[np.ndarray, "images attributes"]
-) -> Bool[np.ndarray, " images"]:
-    return allowed[np.arange(len(NAMES)), codes].all(-1)
+    allowed: Bool[np.ndarray, "*queries attributes values"], codes: Int[np.ndarray, "images attributes"]
+) -> Bool[np.ndarray, "*queries images"]:
+    """Return which images have only values that are allowed."""
+    satisfied = np.ones((*allowed.shape[:-2], len(codes)), dtype=bool)
+    for attribute, values in enumerate(codes.T):
+        satisfied &= allowed[..., attribute, values]  # (*queries, images): one attribute at a time
+    return satisfied
 
 
 def _draw(

@@ -6,16 +6,27 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from dwclib.combiner import combine
+from dwclib.data.synthfashion import SynthFashion
 from dwclib.data.triplets import Triplets
-from dwclib.errors import DatasetError
-from dwclib.retrieval import first_hit_ranks, share_within, subset_ranks, target_ranks
-from dwclib.streams import DWC
+from dwclib.errors import DatasetError, FeatureError
+from dwclib.retrieval import (
+    average_precision_at_k,
+    first_hit_ranks,
+    rank,
+    share_in_top_k,
+    share_within,
+    subset_ranks,
+    target_ranks,
+)
+from dwclib.streams import DWC, Composition
 from dwclib.training.embedding import Embedded
 
 SUBSET_KS = (1, 2, 3)  # CIRR's
+WEIGHTS = tuple(tenth / 10 for tenth in range(11))
 
 
 def ranks_of(
@@ -76,6 +87,67 @@ def recalls_of(
             found[f"{name}, subset"] = {k: share_within(ranks, k) for k in SUBSET_KS}
     for name, ranks in ranks_of(embedded, dataset, exclude_reference=exclude_reference).items():
         found[name] = {k: share_within(ranks, k) for k in usable}
+    return found
+
+
+def judged(
+    embedded: Mapping[str, Embedded], dataset: SynthFashion, *, k: int = 10
+) -> dict[str, dict[str, Float[Tensor, " queries"]]]:
+    """Return what the truth says of the first K answers, for each stream, and for "both" of two.
+
+    Parameters
+    ----------
+    embedded : by stream, as `Run.embedded` gives it.
+    dataset : whose queries and gallery these are. The reference is not ranked, so it is not asked for.
+    k : K.
+
+    Returns
+    -------
+    By stream, for each query and in per cent, "mAP@10", for K = 10: AP@K over all relevant images; and
+    "wrong@10": the share of the first K that the text excludes.
+    """
+    references = torch.from_numpy(dataset.gallery_position(dataset.references))
+    relevant, excluded = torch.from_numpy(dataset.relevant()).clone(), torch.from_numpy(dataset.excluded())
+    inside = references >= 0
+    relevant[inside, references[inside]] = False
+    found = {}
+    for name, (queries, gallery) in _together(embedded).items():
+        ranking = rank(queries, gallery, k=k, exclude=references)
+        precision = average_precision_at_k(ranking, relevant, k=k)
+        found[name] = {f"mAP@{k}": precision, f"wrong@{k}": share_in_top_k(ranking, excluded, k=k)}
+    return found
+
+
+@torch.no_grad()
+def ranks_by_weight(
+    composition: Composition,
+    gallery: Float[Tensor, "gallery dim"],
+    dataset: Triplets,
+    *,
+    weights: tuple[float, ...] = WEIGHTS,
+) -> dict[float, Int[Tensor, " queries"]]:
+    """Return the ranks of ``q = n(lam v' + (1 - lam) t')``, one lam for all queries, by lam.
+
+    Parameters
+    ----------
+    composition : of all queries of the dataset, from `compose_queries`.
+    gallery : (gallery, dim), from `embed_gallery`.
+    dataset : whose queries and gallery these are.
+    weights : each lam, 1 for the image alone.
+
+    Raises
+    ------
+    FeatureError
+        When the composer mixes no edited image with an edited text.
+    """
+    image, text = composition.edited_image, composition.edited_text
+    if image is None or text is None:
+        remedy = "Use a stream, the sum, or CLIP4Cir's combiner."
+        raise FeatureError("there are no two parts to weigh", where="composition", remedy=remedy)
+    found = {}
+    for weight in weights:
+        queries = combine(image, text, torch.full_like(image[:, :1], weight))
+        found[weight] = ranks_of({"": Embedded(queries, gallery, None)}, dataset)[""]
     return found
 
 

@@ -1,5 +1,7 @@
+import dataclasses
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +14,7 @@ from scipy import stats
 
 from dwclib.data import language
 from dwclib.data.garments import ATTRIBUTES
-from dwclib.data.synthfashion import NAMES, Dials, degraded, synthfashion
+from dwclib.data.synthfashion import NAMES, NOISE_KINDS, WORDINGS, Claims, Dials, degraded, synthfashion
 from dwclib.errors import ConfigError
 
 SMALL = {"images": 160, "queries": 120, "workers": 1}
@@ -82,6 +84,21 @@ def test_a_query_is_true_of_its_target_and_of_every_relevant_image():
             allowed = world.beside_reference[query, np.arange(len(NAMES)), world.codes[image]]
             assert allowed.all()
     assert relevant.sum(-1).mean() < 0.25 * len(world.gallery)
+
+
+def test_excluded_is_what_the_annotators_meaning_leaves_no_room_for():
+    world = synthfashion("val", dials=Dials(text_detail=(0.0, 0.6)), **SMALL)
+    excluded = world.excluded()
+    for query in range(0, len(world), 7):
+        for place, image in enumerate(world.gallery):
+            values = enumerate(world.codes[image])
+            fits = all(world.beside_reference[query, attribute, value] for attribute, value in values)
+            assert excluded[query, place] == (not fits)
+    vague = world.beside_reference.all((1, 2))
+    assert vague.any()
+    assert not excluded[vague].any()
+    assert excluded[~vague, world.gallery_position(world.references)[~vague]].all()
+    assert not (excluded & world.relevant()).any()
 
 
 def test_duplicates_of_the_target_are_relevant():
@@ -159,6 +176,77 @@ def test_a_seed_is_a_natural_number():
 def test_a_dial_out_of_range_is_refused(dial):
     with pytest.raises(ConfigError, match=next(iter(dial))):
         Dials(**dial)
+
+
+KINDS = [Dials(), *(Dials(noise=0.5, noise_kind=kind) for kind in NOISE_KINDS)]
+
+
+def _claims_of(captions: tuple[str, ...], said: Claims):
+    """Read captions phrase by phrase: what each claims, found by its words alone."""
+    found = []
+    for caption, own in zip(captions, said, strict=True):
+        first, _, last = caption.rpartition(" and ")
+        phrases = [*first.split(", "), last] if first else [last]
+        phrases[0] = re.sub(r"^(it|the \w+) ", "", phrases[0])
+        if not own:
+            assert phrases[0] in language.VAGUE
+            phrases = []
+        known = {text: claim for claim in own for text in claim.wordings}
+        found.append(tuple(known[text] for text in phrases))
+    return tuple(found)
+
+
+@pytest.mark.parametrize("dials", KINDS, ids=lambda dials: dials.noise_kind if dials.noise else "clean")
+def test_paraphrases_say_the_same_in_other_words(dials):
+    world = synthfashion("val", images=400, queries=500, size=8, workers=1, dials=dials)
+    others = world.paraphrases(6)
+    for query, said in enumerate(world.said):
+        wordings = [one.captions[query] for one in (world, *others)]
+        assert len(set(wordings)) == 7
+        assert all(_claims_of(captions, said) == said for captions in wordings)
+    for one in others:
+        for name in ("beside_reference", "alone", "targets", "references", "noisy"):
+            assert (getattr(one, name) == getattr(world, name)).all()
+        assert (one.relevant() == world.relevant()).all()
+        assert not set(" ".join(one.texts()).replace(",", "").split()) - language.vocabulary()
+
+
+def test_the_claims_that_are_kept_are_the_ones_behind_the_tables():
+    world = synthfashion("val", images=400, queries=500, size=8, workers=1)
+    for query, said in enumerate(world.said):
+        for attribute, name in enumerate(NAMES):
+            own = [claim for claims in said for claim in claims if claim.attribute == name]
+            for position, value in enumerate(ATTRIBUTES[name]):
+                for table, field in ((world.beside_reference, "beside_reference"), (world.alone, "alone")):
+                    left = all(value in getattr(claim, field) for claim in own)
+                    assert table[query, attribute, position] == left
+
+
+def test_paraphrases_are_the_same_each_time_and_change_nothing_else():
+    world = synthfashion("val", **SMALL)
+    before = digest(world)
+    few, more, other = world.paraphrases(2), world.paraphrases(4), world.paraphrases(2, seed=1)
+    assert [one.captions for one in few] == [one.captions for one in more[:2]]
+    assert few[0].captions != other[0].captions
+    assert digest(world) == before
+
+
+def test_a_query_of_the_fewest_words_has_as_many_wordings_as_can_be_asked_for():
+    world = synthfashion("val", **SMALL)
+    said_somewhere = {claim for claims in world.said for own in claims for claim in own}
+    (denial,) = (claim for claim in said_somewhere if claim.wordings == ("has no buttons",))
+    query = np.flatnonzero(world.codes[world.intended, 0] == ATTRIBUTES["category"].index("top"))[0]
+    said, captions = list(world.said), list(world.captions)
+    said[query], captions[query] = ((denial,), (denial,)), ("has no buttons", "has no buttons")
+    terse = dataclasses.replace(world, said=tuple(said), captions=tuple(captions))
+    wordings = {one.captions[query] for one in terse.paraphrases(WORDINGS)}
+    assert len(wordings - {captions[query]}) == WORDINGS
+
+
+@pytest.mark.parametrize("n", [0, WORDINGS + 1])
+def test_as_many_paraphrases_as_there_are_not_are_refused(n):
+    with pytest.raises(ConfigError, match="n = "):
+        synthfashion("val", **SMALL).paraphrases(n)
 
 
 def test_an_unknown_split_and_too_many_queries_are_refused():

@@ -6,10 +6,23 @@ import numpy as np
 import pytest
 import torch
 
+from dwclib.baselines import Concatenation, Sum
+from dwclib.combiner import combine, normalise
+from dwclib.data.synthfashion import synthfashion
 from dwclib.data.triplets import Triplets
-from dwclib.errors import DatasetError
+from dwclib.errors import DatasetError, FeatureError
+from dwclib.retrieval import composition_gain
+from dwclib.streams import ClipStream, Composition
 from dwclib.training.embedding import Embedded
-from dwclib.training.evaluation import criterion, ranks_of, recalls_of, usable_ks
+from dwclib.training.evaluation import (
+    WEIGHTS,
+    criterion,
+    judged,
+    ranks_by_weight,
+    ranks_of,
+    recalls_of,
+    usable_ks,
+)
 
 
 def _toy(images: int = 30, ks: tuple[int, ...] = (10,)) -> Triplets:
@@ -57,3 +70,86 @@ def test_a_gallery_that_is_too_small_is_told():
             ask()
     assert recalls_of(embedded, small, ks=(5, 10)).keys() == {"clip"}
     assert usable_ks(_toy(ks=(10, 50))) == (10,)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DWC_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield synthfashion("val", images=64, queries=50, size=8, workers=1)
+
+
+def _embedded(queries: torch.Tensor) -> dict[str, Embedded]:
+    """Embed so that the scores are the queries' own numbers, one per gallery image."""
+    return {"clip": Embedded(queries, torch.eye(queries.shape[1]), None)}
+
+
+def test_who_answers_by_the_truth_is_judged_right(world):
+    relevant = torch.from_numpy(world.relevant()).float()
+    right = judged(_embedded(relevant), world)["clip"]
+    assert (right["mAP@10"] == 100).all()  # the reference is accepted by vague texts, and never asked for
+    excluded = torch.from_numpy(world.excluded()).clone()
+    excluded[torch.arange(50), torch.from_numpy(world.references)] = False
+    wrong, some = judged(_embedded(excluded.float()), world, k=1)["clip"], excluded.any(dim=1)
+    assert wrong["wrong@1"].tolist() == (100.0 * some).tolist()
+    assert not wrong["mAP@1"][some].any()
+
+
+def test_the_judge_looks_at_the_answers_one_by_one(world):
+    scores = torch.randn(50, 64, generator=torch.Generator().manual_seed(0))
+    found = judged(_embedded(scores), world, k=5)["clip"]
+    for query, row in enumerate(scores):
+        order = [i for i in row.argsort(descending=True).tolist() if i != world.references[query]]
+        wrong = sum(bool(world.excluded()[query, image]) for image in order[:5])
+        right = [bool(world.relevant()[query, image]) for image in order]
+        gained = sum(sum(right[: i + 1]) / (i + 1) for i in range(5) if right[i])
+        assert found["wrong@5"][query] == pytest.approx(100 * wrong / 5)
+        assert found["mAP@5"][query] == pytest.approx(100 * gained / min(5, sum(right)))
+
+
+def test_judging_leaves_the_truth_alone(world):
+    before = world.relevant().copy()
+    two = judged(
+        {**_embedded(torch.rand(50, 64)), "cnn": Embedded(torch.rand(50, 8), torch.rand(64, 8), None)}, world
+    )
+    assert (world.relevant() == before).all()
+    assert two.keys() == {"clip", "cnn", "both"}
+
+
+def test_ranks_by_weight_go_from_the_text_alone_to_the_image_alone(world):
+    generator = torch.Generator().manual_seed(0)
+    image, text, gallery = (torch.randn(n, 16, generator=generator) for n in (50, 50, 64))
+    found = ranks_by_weight(Composition(image, None, 3 * image, text), normalise(gallery), world)
+    assert tuple(found) == WEIGHTS == tuple(np.linspace(0, 1, 11).round(1))
+    for weight, queries in (
+        (0.0, text),
+        (1.0, image),
+        (0.3, combine(3 * image, text, torch.full((50, 1), 0.3))),
+    ):
+        expected = ranks_of({"clip": Embedded(normalise(queries), normalise(gallery), None)}, world)["clip"]
+        assert torch.equal(found[weight], expected)
+    assert composition_gain(found).gain >= 0
+
+
+def test_a_query_of_two_halves_is_found_by_the_mix_only(world):
+    """Each modality alone prefers all others to the target; both together find it first."""
+    targets = torch.from_numpy(world.targets)
+    half = torch.nn.functional.one_hot(targets, 64).float()
+    noise = torch.randn(50, 64, generator=torch.Generator().manual_seed(0)).sign() * (1 - half)
+    composed = Composition(half, None, 0.1 * half + noise, 0.1 * half - noise)
+    found = composition_gain(ranks_by_weight(composed, torch.eye(64), world), k=1)
+    assert (found.weight, found.mixed, found.single) == (0.5, 100.0, 0.0)
+
+
+def test_what_has_no_two_parts_cannot_be_weighed(world):
+    for composer, works in (
+        (Concatenation(8, dim=6), False),
+        (Sum(8, dim=6), True),
+        (ClipStream(8, dim=6), True),
+    ):
+        composed = composer.eval().compose(torch.rand(50, 8), torch.rand(50, 8))
+        if works:
+            assert len(ranks_by_weight(composed, torch.rand(64, 6), world, weights=(0.0, 1.0))) == 2
+        else:
+            with pytest.raises(FeatureError, match="there are no two parts to weigh"):
+                ranks_by_weight(composed, torch.rand(64, 6), world)
