@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import ast
 import atexit
 import codecs
 import contextlib
 import hashlib
-import io
 import json
 import os
 import re
 import shutil
 import tempfile
-import tokenize
 from collections import Counter
 from collections.abc import Callable, Iterator
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +46,7 @@ def cache_folder(*parts: str) -> Path:
     home = ROOT / ".cache" if IS_CHECKOUT else platformdirs.user_cache_path("dwclib")
     folder = Path(os.environ.get("DWC_CACHE") or home).expanduser().joinpath(*parts)
     with writable(folder, "Name another folder in the environment variable DWC_CACHE."):
-        folder.mkdir(parents=True, exist_ok=True)
-    return folder
+        return folder
 
 
 def scratch() -> Path:
@@ -119,9 +114,29 @@ def read_json(path: Path | str) -> Any:
     Raises
     ------
     ConfigError
-        When it cannot be read, or is no JSON.
+        When it cannot be read, is no JSON, or has a key twice.
     """
-    return _parsed(Path(path), json.loads, "Write it again, or restore it.")
+    return _parsed(Path(path), json_of, "Write it again, or restore it.")
+
+
+def json_of(text: str) -> Any:
+    """Parse JSON; a ValueError says which key an object has twice: JSON would silently keep the last."""
+    return json.loads(text, object_pairs_hook=_without_doubles)
+
+
+def write_json(path: Path, content: Any, *, sort_keys: bool = False) -> None:
+    """Write a JSON file, whole or not at all: an item a line, so that a difference can be read."""
+    with atomic(path) as target:
+        text = json.dumps(content, indent=1, ensure_ascii=False, sort_keys=sort_keys)
+        target.write_text(text + "\n", encoding="utf-8")
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        doubled = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"{doubled!r} occurs twice")
+    return found
 
 
 def _parsed(path: Path, parse: Callable[[str], Any], remedy: str) -> Any:
@@ -183,7 +198,6 @@ def atomic(path: Path) -> Iterator[Path]:
     """
     check_changeable(path)
     with writable(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
         workspace = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         yield workspace / path.name
@@ -196,8 +210,7 @@ def atomic(path: Path) -> Iterator[Path]:
 
 def check_writable(folder: Path) -> None:
     """Make a folder, if it is not there, and raise ConfigError when it cannot be written to."""
-    with writable(folder, "Name a folder that you may write to."):
-        folder.mkdir(parents=True, exist_ok=True)
+    with writable(folder):
         tempfile.TemporaryFile(dir=folder).close()
 
 
@@ -212,87 +225,13 @@ def check_changeable(path: Path) -> None:
 
 @contextlib.contextmanager
 def writable(folder: Path, remedy: str = "Name a folder that you may write to.") -> Iterator[None]:
-    """Tell in one sentence when what the block creates in a folder cannot be created."""
+    """Make a folder; tell in one sentence when it, or what the block creates in it, cannot be created."""
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
         problem = f"it cannot be written to ({error.strerror})"
         raise ConfigError(problem, where=folder, remedy=remedy) from error
-
-
-def code_of(*names: str) -> list[Path]:
-    """Return the files of dwclib that these names come from and of all that those import, in order.
-
-    Parameters
-    ----------
-    *names : such as ``"dwclib.losses"`` or ``"dwclib.experiments.load"``.
-
-    What depends on a computation's code can be named by these files: editing another changes nothing.
-    """
-    found: dict[str, Path] = {}
-    waiting, seen = list(names), set[str]()
-    while waiting:
-        if (name := waiting.pop()) in seen:
-            continue
-        seen.add(name)
-        if path := _file_of(name):
-            found[name] = path
-            waiting += imports_of(path.read_text(encoding="utf-8"))
-        else:
-            waiting += _home_of(name)
-    return [found[name] for name in sorted(found)]
-
-
-def meaning_of(path: Path) -> str:
-    """Return what of a Python file can change a result: no comments, no docstrings, no empty lines."""
-    text = path.read_text(encoding="utf-8")
-    lines = text.splitlines()
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
-            first, last = node.body[0].lineno, node.body[0].end_lineno or 0
-            lines[first - 1 : last] = [""] * (last - first + 1)
-    for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        if token.type == tokenize.COMMENT and lines[token.start[0] - 1]:
-            lines[token.start[0] - 1] = lines[token.start[0] - 1][: token.start[1]]
-    return "\n".join(line.rstrip() for line in lines if line.strip())
-
-
-@lru_cache(maxsize=1_000)
-def imports_of(text: str) -> tuple[str, ...]:
-    """Return the names below dwclib that Python code imports, and with ``a`` each ``a.b`` that it uses."""
-    tree = ast.parse(text)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
-            node.body = []  # runs never
-    nodes = list(ast.walk(tree))
-    known: dict[str, str] = {}  # name in the code -> what it stands for
-    modules = []
-    for node in nodes:
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "dwclib":
-            modules.append(str(node.module))
-            known |= {name.asname or name.name: f"{node.module}.{name.name}" for name in node.names}
-    taken = {
-        f"{known[node.value.id]}.{node.attr}"
-        for node in nodes
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in known
-    }
-    return (*modules, *known.values(), *taken)
-
-
-def _file_of(name: str) -> Path | None:
-    path = ROOT.joinpath(*name.split("."))
-    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    return path if path.exists() else None
-
-
-def _home_of(name: str) -> Iterator[str]:
-    """Yield the module from which a package takes a name that it gives lazily."""
-    package, _, wanted = name.rpartition(".")
-    path = _file_of(package) if package else None
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8") if path else "")):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "lazy":
-            homes = {one.arg: str(ast.literal_eval(one.value)).split() for one in node.keywords}
-            yield from (f"{package}.{module}" for module, given in homes.items() if wanted in given)
 
 
 def fingerprint(*parts: Any) -> str:

@@ -34,19 +34,10 @@ from dwclib.book.notebooks import (
     text_of,
     write_notebook,
 )
+from dwclib.code import code_of, imports_of, meaning_of
 from dwclib.errors import NO_BOOK, ConfigError, DwcError, brief, check_choice
 from dwclib.experiments.machine import stamp as machine_stamp
-from dwclib.files import (
-    ROOT,
-    atomic,
-    code_of,
-    fingerprint,
-    imports_of,
-    meaning_of,
-    read_json,
-    read_yaml,
-    writable,
-)
+from dwclib.files import ROOT, atomic, fingerprint, read_json, read_yaml, writable, write_json
 
 QUIET = "--IPKernelApp.log_level=50"  # what goes wrong in a kernel is told by its client
 MEASURE = "import json; from dwclib.experiments.machine import peak_memory; print(json.dumps(peak_memory()))"
@@ -136,6 +127,9 @@ class Book:
 
     def _data_of(self, code: str) -> list[Path]:
         folder = self.root / "data"
+        if re.search(r"\b(number|claimed)\(", code):  # from any grid, as these files say
+            grids = [path.stem for path in folder.glob("experiments/*.yml")]
+            code += "".join(f" '{name}'" for name in ("quantities", "claims", *grids))
         files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
         names = {path: _looked_up_as(path.relative_to(folder)) for path in files}
         return [path for path in files if names[path] is None or _names(code, str(names[path]))]
@@ -160,18 +154,14 @@ class Book:
         from filelock import FileLock, Timeout
 
         with writable(self.build):
-            self.build.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.build / ".lock", is_singleton=True)
             try:
-                lock.acquire(timeout=0)
+                held = FileLock(self.build / ".lock", is_singleton=True).acquire(timeout=0)
             except Timeout as error:
                 raise BookError(
                     "another program builds the book", where=self.build, remedy="Wait until it has ended."
                 ) from error
-        try:
+        with held:
             yield
-        finally:
-            lock.release()
 
 
 def _imports(source: str) -> tuple[str, ...]:
@@ -192,7 +182,7 @@ def _looked_up_as(path: Path) -> str | None:
     folder = path.parts[0]
     if folder == "results":
         return path.parent.name
-    return path.stem if folder in ("experiments", "reported", "claims.yml") else None
+    return path.stem if folder in ("experiments", "reported", "claims.yml", "quantities.yml") else None
 
 
 def execute(
@@ -287,8 +277,7 @@ def keep_results(book: Book) -> Path:
     for done in executed:
         said = [text for cell in read_notebook(done)["cells"] for text in sentences_of(cell)]
         found[done.stem] = {**stamp_of(done), "said": said}
-    with atomic(path) as target:
-        target.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(path, found)
     return path
 
 
@@ -316,7 +305,7 @@ def _execute_one(book: Book, path: Path, values: dict[str, Any], cell_timeout: i
             notebook = normalised(read_notebook(target))
             memory = json.loads(text_of(notebook["cells"].pop()))
             notebook["metadata"]["dwc_book"] = _stamp(book, made_from, values, seconds, memory)
-            target.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            write_notebook(target, notebook)
     except papermill.PapermillExecutionError as error:
         number = _source_number(path, values, error.cell_index)
         raise BookError(

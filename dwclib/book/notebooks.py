@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -14,7 +13,7 @@ from pydantic import BaseModel, Field
 
 from dwclib.errors import ConfigError
 from dwclib.experiments.schema import checked
-from dwclib.files import atomic, read_json
+from dwclib.files import read_json, write_json
 
 CHECKED, SOLUTION, PARAMETERS = "nbval-check-output", "solution", "parameters"
 SOURCE, OUTPUTS = {"source_hidden": True}, {"outputs_hidden": True}
@@ -80,9 +79,7 @@ def read_notebook(path: Path) -> Notebook:
 
 def write_notebook(path: Path, notebook: Notebook) -> None:
     """Write a notebook in one form: the same content gives the same bytes."""
-    with atomic(path) as target:
-        text = json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True)
-        target.write_text(text + "\n", encoding="utf-8")
+    write_json(path, notebook, sort_keys=True)
 
 
 def declared_parameters(path: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from dwclib.data.photos import PhotoTriplets, write_pictures
 from dwclib.data.synthfashion import FAMILY, SynthFashion
 from dwclib.data.triplets import check_image_ids
 from dwclib.errors import ConfigError, DatasetError
+from dwclib.files import write_json
 
 SPLITS = ("train", "val")
 SUBSET = 6  # images that the annotators saw together, the reference among them
@@ -68,9 +69,9 @@ def write(folder: Path, drawn: dict[str, SynthFashion]) -> None:
         paths = {name: f"{FOLDERS[split]}/{name}" for name in dataset.image_ids}
         write_pictures(folder, dataset, list(paths.values()))
         rows = [_record(dataset, query, text) for query, text in enumerate(dataset.texts())]
-        records.write_json(folder / "captions" / f"cap.rc2.{split}.json", rows)
+        write_json(folder / "captions" / f"cap.rc2.{split}.json", rows)
         listed = {name: f"./{path}.png" for name, path in paths.items()}
-        records.write_json(folder / "image_splits" / f"split.rc2.{split}.json", listed)
+        write_json(folder / "image_splits" / f"split.rc2.{split}.json", listed)
 
 
 def _query(row: object, where: str) -> records.Query:

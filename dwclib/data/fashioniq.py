@@ -11,6 +11,7 @@ from dwclib.data.photos import PhotoTriplets, write_pictures
 from dwclib.data.synthfashion import SynthFashion
 from dwclib.data.triplets import check_image_ids
 from dwclib.errors import ConfigError, DatasetError, check_choice
+from dwclib.files import write_json
 
 SPLITS = ("train", "val")
 CATEGORIES = ("dress", "shirt", "toptee")
@@ -127,5 +128,5 @@ def _write_annotations(folder: Path, dataset: SynthFashion, split: str, category
             remedy="Ask for more images, or another seed.",
         )
     listed = [name for name, row in zip(names, dataset.codes, strict=True) if row[0] == code]
-    records.write_json(folder / "captions" / f"cap.{category}.{split}.json", rows)
-    records.write_json(folder / "image_splits" / f"split.{category}.{split}.json", listed)
+    write_json(folder / "captions" / f"cap.{category}.{split}.json", rows)
+    write_json(folder / "image_splits" / f"split.{category}.{split}.json", listed)

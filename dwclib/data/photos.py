@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
+from dwclib.code import meaning_of
 from dwclib.data import images
 from dwclib.data.images import ImageFolder, image_store, read_image
 from dwclib.data.triplets import Triplets
 from dwclib.errors import DatasetError
-from dwclib.files import atomic, cache_folder, fingerprint, meaning_of
+from dwclib.files import atomic, cache_folder, fingerprint
 
 if TYPE_CHECKING:
     from dwclib.data.synthfashion import SynthFashion

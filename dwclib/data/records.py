@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -15,7 +13,7 @@ import numpy as np
 from dwclib.data.photos import PhotoTriplets
 from dwclib.data.triplets import check_captions, check_image_ids
 from dwclib.errors import ConfigError, DatasetError, brief, check_choice
-from dwclib.files import bytes_of, text_of
+from dwclib.files import bytes_of, json_of, text_of
 
 MOST_BYTES = 512 * 2**20  # more is no annotation file
 
@@ -173,7 +171,7 @@ def read_json(path: Path, kind: type[list | dict]) -> Any:
     """
     text = read_text(path)
     try:
-        content = json.loads(text, object_pairs_hook=_without_doubles)
+        content = json_of(text)
     except (ValueError, RecursionError) as error:
         raise DatasetError(
             f"the annotations are no JSON ({error})", where=path, remedy="Fetch the file again."
@@ -233,12 +231,6 @@ def check_split(split: str, hidden: str, splits: Sequence[str], where: str) -> N
     check_choice("split", split, splits, where)
 
 
-def write_json(path: Path, content: list | dict) -> None:
-    """Write an annotation file, and its folder when it is not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
 def _read(path: Path, how: Callable[..., Any]) -> Any:
     try:
         return how(path, most=MOST_BYTES)
@@ -248,12 +240,3 @@ def _read(path: Path, how: Callable[..., Any]) -> Any:
             where=path,
             remedy="Fetch them again, or save them in UTF-8.",
         ) from error
-
-
-def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Refuse an object that has a field twice: JSON would silently keep the last."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        doubled = Counter(name for name, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"{doubled!r} occurs twice")
-    return found

@@ -11,6 +11,7 @@ from dwclib.data.finder import find_files, without_ending
 from dwclib.data.photos import PhotoTriplets, write_pictures
 from dwclib.data.synthfashion import SynthFashion
 from dwclib.errors import DatasetError, check_choice
+from dwclib.files import write_json
 
 SPLITS = ("train", "test")
 CAPTIONS = "relative_captions_shoes.json"
@@ -89,7 +90,7 @@ def write(folder: Path, drawn: dict[str, SynthFashion]) -> None:
         listed = folder / LISTS[split]
         listed.write_text("".join(f"{name}.jpg\n" for name in names), encoding="utf-8")
         rows += _records(dataset, names)
-    records.write_json(folder / CAPTIONS, rows)
+    write_json(folder / CAPTIONS, rows)
 
 
 def _query(row: object, where: str) -> records.Query:

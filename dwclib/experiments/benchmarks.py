@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from pydantic import ConfigDict
 
 from dwclib.experiments.schema import Kept, Stamped, read_sealed, sealed
 from dwclib.experiments.store import FOLDER
-from dwclib.files import atomic
+from dwclib.files import write_json
 
 BENCHMARKS = FOLDER / "benchmarks"
 
@@ -45,6 +44,4 @@ def benchmarks(folder: Path = BENCHMARKS) -> dict[str, dict[str, dict[str, Any]]
 def keep_benchmark(path: Path, name: str, found: Mapping[str, Any]) -> None:
     """Put one benchmark into a machine's file; the others stay."""
     content = read_sealed(path, _File) if path.exists() else {}
-    with atomic(path) as target:
-        text = json.dumps(sealed({**content, name: dict(found)}), indent=1)
-        target.write_text(text + "\n", encoding="utf-8")
+    write_json(path, sealed({**content, name: dict(found)}))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,7 +15,7 @@ from dwclib.experiments.reported import TITLES, reported
 from dwclib.experiments.rows import Stream
 from dwclib.experiments.schema import Percent, Stamped, read_sealed, sealed
 from dwclib.experiments.store import FOLDER
-from dwclib.files import atomic
+from dwclib.files import write_json
 from dwclib.training.config import RECIPES, Config, read_recipe
 
 if TYPE_CHECKING:
@@ -136,8 +135,7 @@ def keep(recipe: str, run: Run, recall: Mapping[str, Mapping[int, float]]) -> Pa
     found = {name: {f"R@{k}": round(v, 3) for k, v in r.items()} for name, r in recall.items()}
     told = {"recall": found, "standing": run.standing(), "config": _choices(run.config), **machine.stamp()}
     path = MEASURED / f"{recipe}.json"
-    with atomic(path) as target:
-        target.write_text(json.dumps(sealed(told), indent=1) + "\n", encoding="utf-8")
+    write_json(path, sealed(told))
     return path
 
 

@@ -15,10 +15,11 @@ from jaxtyping import Int
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from dwclib.code import code_of, meaning_of
 from dwclib.errors import MAX_SEED, ResultsError, brief
 from dwclib.experiments.grid import Cell
 from dwclib.experiments.schema import REMEDY, Kept, Named, Percent, Stamped
-from dwclib.files import cache_folder, code_of, fingerprint, meaning_of
+from dwclib.files import cache_folder, fingerprint
 from dwclib.retrieval import share_within
 
 if TYPE_CHECKING:

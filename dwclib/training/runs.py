@@ -16,9 +16,10 @@ import pandas as pd
 import torch
 from jaxtyping import UInt8
 
+from dwclib.code import code_of
 from dwclib.encoders import BOOK_CLIP, BOOK_CNN, Features
 from dwclib.errors import CheckpointError, ConfigError
-from dwclib.files import atomic, cache_folder, check_writable, code_of, fingerprint, read_json
+from dwclib.files import atomic, cache_folder, check_writable, fingerprint, read_json
 from dwclib.training import distributed
 from dwclib.training.checkpoints import (
     check_same,

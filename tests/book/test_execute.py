@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock, Timeout
 
-from dwclib import files
+from dwclib import code
 from dwclib.__main__ import main
 from dwclib.book import execute as book
 from dwclib.book import site
@@ -50,7 +50,7 @@ def root(tmp_path, monkeypatch):
     (tmp_path / "requirements.lock").write_text("torch==2\n")
     for name in ("losses", "retrieval"):
         (tmp_path / "dwclib" / f"{name}.py").write_text("x = 1\n")
-    monkeypatch.setattr(files, "ROOT", tmp_path)
+    monkeypatch.setattr(code, "ROOT", tmp_path)
     (tmp_path / "data" / "card.md").write_text("")
     (tmp_path / "book/profiles/smoke.yml").write_text("01_first: {epochs: 1}\n")
     (tmp_path / "book/profiles/laptop.yml").write_text("# defaults\n")
@@ -119,6 +119,20 @@ def test_only_the_grids_and_claims_that_a_notebook_names_make_it_stale(root):
         (root / "data" / name).write_text("new")
         prints.append(smoke.fingerprint_of(source, {}))
     assert prints[0] == prints[1] == prints[2] == prints[3] != prints[4]
+
+
+@pytest.mark.parametrize("call", ["number('sum', 'R@10')", "claimed('gap')"])
+def test_a_named_number_and_a_verdict_depend_on_all_that_they_may_be_read_from(root, call):
+    put(root, "01_first", notebook(cell(f"say({call})")))
+    smoke, source = Book("smoke", root), root / "notebooks" / "01_first.ipynb"
+    prints = [smoke.fingerprint_of(source, {})]
+    names = ("claims.yml", "quantities.yml", "experiments/noise.yml", "results/noise/laptop.json")
+    for name in (*names, "results/notebooks/laptop.json"):
+        (root / "data" / name).parent.mkdir(exist_ok=True, parents=True)
+        (root / "data" / name).write_text("new")
+        prints.append(smoke.fingerprint_of(source, {}))
+    assert len(set(prints)) == len(prints) - 1
+    assert prints[-1] == prints[-2], "other results do not count"
 
 
 def test_only_the_results_that_a_notebook_names_make_it_stale(root):

@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from dwclib.__main__ import main
+from dwclib.code import code_of
 from dwclib.data import census, cirr, datasets, fashion200k, fashioniq, own, shoes
 from dwclib.data.datasets import DataConfig, PhotoConfig, load_data
 from dwclib.errors import DatasetError, DwcError
-from dwclib.files import code_of
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 SIZES = {"train": 40, "val": 40}
