@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from dwclib.combiner import combine
 from dwclib.data.synthfashion import SynthFashion
-from dwclib.data.triplets import Triplets
+from dwclib.data.triplets import Triplets, subset
 from dwclib.errors import DatasetError, FeatureError
 from dwclib.retrieval import (
     average_precision_at_k,
@@ -55,6 +56,31 @@ def ranks_of(
     return {
         name: target_ranks(q, g, targets, exclude=exclude) for name, (q, g) in _together(embedded).items()
     }
+
+
+def ranks_within(
+    embedded: Mapping[str, Embedded], dataset: Triplets, groups: Int[np.ndarray, " images"]
+) -> dict[str, Int[Tensor, " queries"]]:
+    """Return the ranks where each query searches only the gallery images of its target's group.
+
+    Parameters
+    ----------
+    embedded, dataset : as `ranks_of` takes them.
+    groups : (images,), such as each image's category: with one gallery a category, as FashionIQ has, no
+        image of another is ever an answer. In the merged gallery, that of `ranks_of`, it may be.
+    """
+    found: dict[str, Tensor] = {}
+    for group in np.unique(groups[dataset.targets]):
+        rows = np.flatnonzero(groups[dataset.targets] == group)
+        shown = np.flatnonzero(groups[dataset.gallery] == group)
+        part = replace(subset(dataset, rows), gallery=dataset.gallery[shown])
+        inside = {
+            name: Embedded(whole.queries[rows], whole.gallery[shown], None)
+            for name, whole in embedded.items()
+        }
+        for name, ranks in ranks_of(inside, part).items():
+            found.setdefault(name, torch.empty(len(dataset), dtype=torch.int64))[rows] = ranks
+    return found
 
 
 def recalls_of(

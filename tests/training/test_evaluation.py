@@ -20,6 +20,7 @@ from dwclib.training.evaluation import (
     judged,
     ranks_by_weight,
     ranks_of,
+    ranks_within,
     recalls_of,
     usable_ks,
 )
@@ -153,3 +154,19 @@ def test_what_has_no_two_parts_cannot_be_weighed(world):
         else:
             with pytest.raises(FeatureError, match="there are no two parts to weigh"):
                 ranks_by_weight(composed, torch.rand(64, 6), world)
+
+
+def test_in_a_gallery_of_its_own_category_a_target_is_passed_by_no_other_category(world):
+    scores = torch.randn(50, 64, generator=torch.Generator().manual_seed(0))
+    embedded = {**_embedded(scores), "cnn": Embedded(torch.rand(50, 8), torch.rand(64, 8), None)}
+    category = world.codes[:, 0]
+    assert len(set(category)) == 3
+    merged, own = ranks_of(embedded, world), ranks_within(embedded, world, category)
+    assert own.keys() == merged.keys() == {"clip", "cnn", "both"}
+    assert all((own[name] <= merged[name]).all() for name in own)
+    for query, (reference, target) in enumerate(zip(world.references, world.targets, strict=True)):
+        rivals = [i for i in range(64) if category[i] == category[target] and i != reference]
+        ahead = sum(bool(scores[query, i] > scores[query, target]) for i in rivals)
+        assert own["clip"][query] == 1 + ahead
+    whole = ranks_within(embedded, world, np.zeros(64, dtype=int))
+    assert all(torch.equal(whole[name], merged[name]) for name in merged)
