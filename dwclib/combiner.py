@@ -17,7 +17,7 @@ ModalityWeight = Literal["scalar", "vector"] | float
 
 def normalise(x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
     """Return ``n(x) = x / |x|``, length one along the last dimension; a zero vector stays zero."""
-    return functional.normalize(x, dim=-1)
+    return functional.normalize(x, dim=-1, eps=max(1e-12, torch.finfo(x.dtype).tiny))
 
 
 def combine(

@@ -6,6 +6,7 @@ sequence of words, which first attend to each other (notebook 07).
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal, NamedTuple, cast, get_args
 
 import torch
@@ -152,12 +153,54 @@ def cross_attend(
     return Attention(text_context, image_context, over_words, over_positions)
 
 
+class InceptionLayer(nn.Module):
+    """A convolution without bias, then batch norm; between them, where asked for, the mean of three places.
+
+    Only real places count: zeros beyond a border are no part of a mean, and masked places no part of a mean
+    or of batch norm's statistics.
+
+    Parameters
+    ----------
+    dimensions : 1 for sequences, 2 for maps.
+    before, after : channels of input and output.
+    kernel : how many places the convolution sees.
+    average : take the mean. A mean of places and a convolution that sees one place may change their order.
+    """
+
+    def __init__(
+        self, dimensions: int, before: int, after: int, kernel: int, *, average: bool = False
+    ) -> None:
+        super().__init__()
+        convolution, norm, pool = _LAYERS[dimensions]
+        self.convolution = convolution(before, after, kernel, padding=kernel // 2, bias=False)
+        self.average = pool(3, stride=1, padding=1, count_include_pad=False) if average else None
+        self.norm = norm(after)
+
+    def forward(
+        self, x: Float[Tensor, "batch before *places"], mask: Bool[Tensor, batch * places] | None = None
+    ) -> Float[Tensor, "batch after *places"]:
+        """Return the normed channels; zero at masked places."""
+        if mask is None:
+            out = self.convolution(x)
+            return self.norm(out if self.average is None else self.average(out))
+        counted = mask[:, None].to(x.dtype)  # (B, L) -> (B, 1, L)
+        out = self.convolution(x * counted)
+        if self.average is not None:
+            out = self.average(out * counted) / self.average(counted).clamp(min=1e-6)
+        rows, real = (
+            out.transpose(1, 2).flatten(0, 1),
+            mask.flatten().nonzero().squeeze(1),
+        )  # (B, C, L) -> (B L, C)
+        normed = torch.zeros_like(rows).index_copy(0, real, self.norm(rows[real]))
+        return normed.unflatten(0, mask.shape).transpose(1, 2)  # (B L, C) -> (B, C, L)
+
+
 class Inception(nn.Module):
     """Four convolutional branches side by side, which see one, three and five places at a time.
 
     Of the output's channels 3/8 come from a 1 convolution; 1/4 from 1 then 3; 1/4 from 1, 3 and 3; 1/8 from
-    an average over 3, then 1. No convolution has a bias, each is followed by batch norm, and ReLU stands
-    between those of one branch but not after the last.
+    a 1 convolution and the mean over 3. Each is an `InceptionLayer`; ReLU stands between those of one branch
+    but not after the last.
 
     Parameters
     ----------
@@ -165,39 +208,33 @@ class Inception(nn.Module):
     input_dim : channels of the input.
     dim : channels of the output, a multiple of 8.
 
-    Source: released code, CNN stream. There the average comes before its 1 convolution; here it comes after,
-    on fewer channels, which is the same sum in another order.
+    Source: released code, CNN stream. There the mean comes before its convolution; here it comes after, on
+    fewer channels. The released code's means and statistics count masked words.
     """
 
     def __init__(self, dimensions: int, input_dim: int, dim: int) -> None:
         super().__init__()
-        convolution, norm, average = _LAYERS[dimensions]
-
-        def layer(before: int, after: int, kernel: int, *between: nn.Module) -> nn.Sequential:
-            convolve = convolution(before, after, kernel, padding=kernel // 2, bias=False)
-            return nn.Sequential(convolve, *between, norm(after))
-
-        eighth = dim // 8
+        eighth, layer = dim // 8, partial(InceptionLayer, dimensions)
         self.branches = nn.ModuleList(
             nn.ModuleList(layers)
             for layers in (
                 [layer(input_dim, 3 * eighth, 1)],
                 [layer(input_dim, 4 * eighth, 1), layer(4 * eighth, 2 * eighth, 3)],
                 [layer(input_dim, 2 * eighth, 1), layer(2 * eighth, eighth, 3), layer(eighth, 2 * eighth, 3)],
-                [layer(input_dim, eighth, 1, average(3, stride=1, padding=1))],
+                [layer(input_dim, eighth, 1, average=True)],
             )
         )
 
     def forward(
         self, x: Float[Tensor, "batch input_dim *places"], mask: Bool[Tensor, batch * places] | None = None
     ) -> Float[Tensor, "batch dim *places"]:
-        """Return the branches' channels, concatenated; masked places are zero wherever a neighbour looks."""
+        """Return the branches' channels, concatenated; `mask` is true where there is a word."""
         outputs = []
         for layers in self.branches:
-            out = x
-            for depth, layer in enumerate(cast(nn.ModuleList, layers)):
-                out = out.relu() if depth else out
-                out = layer(out if mask is None else out * mask[:, None])
+            first, *others = cast(nn.ModuleList, layers)
+            out = first(x, mask)
+            for layer in others:
+                out = layer(out.relu(), mask)
             outputs.append(out)
         return torch.cat(outputs, dim=1)
 

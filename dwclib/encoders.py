@@ -210,11 +210,17 @@ class GeM(nn.Module):
         self, features: Float[Tensor, "batch dim places"], mask: Bool[Tensor, "batch places"] | None = None
     ) -> Float[Tensor, "batch dim"]:
         """Pool over the places (positions of a map, words of a text) where `mask` is true, or over all."""
-        powers = features.float().clamp(min=self.eps).pow(self.p)  # float32: 1e-18 is zero in float16
+        # Divided by their largest, which cancels out: alone, 1e-6 to the power of 8 is zero in float32.
+        z = features.to(torch.promote_types(features.dtype, torch.float32)).clamp(min=self.eps)
+        z = z if mask is None else z.masked_fill(~mask[:, None], self.eps)
+        largest = z.amax(dim=2, keepdim=True).detach()  # (B, D, P) -> (B, D, 1)
+        powers = (z / largest).pow(self.p)
         if mask is None:
-            return powers.mean(dim=2).pow(1 / self.p)  # (B, D, P) -> (B, D)
-        counted = mask[:, None, :].float()  # (B, L) -> (B, 1, L)
-        return ((powers * counted).sum(dim=2) / counted.sum(dim=2)).pow(1 / self.p)
+            mean = powers.mean(dim=2)  # (B, D, P) -> (B, D)
+        else:
+            counted = mask[:, None].to(powers.dtype)  # (B, L) -> (B, 1, L)
+            mean = (powers * counted).sum(dim=2) / counted.sum(dim=2)
+        return largest.squeeze(2) * mean.pow(1 / self.p)
 
 
 class WordLstm(nn.Module):
@@ -225,13 +231,14 @@ class WordLstm(nn.Module):
     words : size of the vocabulary; word 0 is the padding.
     dim : D, width of the hidden state.
     word_dim : width of a word's embedding.
+    learn_padding : train the padding's embedding (released code), in place of zeros.
 
     Source: released code, CNN stream.
     """
 
-    def __init__(self, words: int, dim: int, *, word_dim: int = 512) -> None:
+    def __init__(self, words: int, dim: int, *, word_dim: int = 512, learn_padding: bool = False) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(words, word_dim, padding_idx=0)
+        self.embedding = nn.Embedding(words, word_dim, padding_idx=None if learn_padding else 0)
         self.lstm = nn.LSTM(word_dim, dim, batch_first=True)
 
     def forward(self, tokens: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length dim"]:

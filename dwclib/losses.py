@@ -33,6 +33,7 @@ def contrastive_loss(
     labels: Float[Tensor, "batch batch"],
     *,
     temperature: float = 0.07,
+    kept: float = 1.0,
 ) -> Float[Tensor, ""]:
     """Pull each query to its labelled targets: ``L_c = -(1/B) sum_ij Z_ij log softmax_j(q_i . y_j / tau)``.
 
@@ -42,11 +43,16 @@ def contrastive_loss(
     targets : Y, (batch, dim), rows of length one.
     labels : Z, (batch, batch), hard or soft; each row sums to one.
     temperature : tau.
+    kept : share of the queries that count, those with the smallest losses: a rival for noisy labels.
 
-    Returns a scalar in nats, never below the labels' mean entropy. Source: released code.
+    Returns a scalar in nats, never below the labels' mean entropy. Source: released code; `kept` follows
+    small-loss selection (Han et al. 2018).
     """
     log_p = similarity_logits(queries, targets, temperature=temperature).log_softmax(dim=1)
-    return -(labels * log_p).sum(dim=1).mean()  # (B, B) -> (B,) -> ()
+    losses = -(labels * log_p).sum(dim=1)  # (B, B) -> (B,)
+    if kept < 1:
+        losses = losses.topk(max(1, round(kept * len(losses))), largest=False).values
+    return losses.mean()  # (B,) -> ()
 
 
 def mutual_enhancement_loss(

@@ -195,8 +195,8 @@ class CnnStream(Composer):
     word_dim : width of a word's embedding.
     dropout : dropout probability of the combiner.
     word_temperature, position_temperature : of the attention.
-    mask_padding : keep padded words out of attention and pooling, so that a text means the same beside a
-        longer one. The released code does not.
+    mask_padding : keep padded words out of attention, means, statistics and pooling, so that a text means the
+        same beside a longer one. The released code does not, and learns an embedding of the padding.
     editors : which modalities are edited, as `AttentionEditors` takes it.
     modality_weight : how the query is weighed, as `build_combiner` takes it.
 
@@ -221,7 +221,7 @@ class CnnStream(Composer):
         check_least(1, words=words, dim=dim, word_dim=word_dim)
         check_least(0.0, most=1.0, dropout=dropout)
         self.cnn, self.mask_padding = cnn, mask_padding
-        self.lstm = WordLstm(words, dim, word_dim=word_dim)
+        self.lstm = WordLstm(words, dim, word_dim=word_dim, learn_padding=not mask_padding)
         self.editors = AttentionEditors(
             cnn.channels,
             dim,

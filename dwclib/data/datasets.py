@@ -43,6 +43,7 @@ class DataConfig(Section):
     seed : of the world.
     dials : fields of `dwclib.data.synthfashion.Dials` that differ from their default.
     train_dials : likewise, for the training split alone: noise there, and clean queries to measure with.
+    drop_noisy : leave the training queries out whose annotation is wrong, as only an oracle can.
     captions : how the annotators' captions become one text: "joined", ``c1 and c2``; or "marked", the
         released code's literal ``<BOS> c1 <AND> c2 <EOS>``, which CLIP's tokenizer reads as words too; or
         "with target", ``c1 and c2 and get <the target's own caption>``, its choice for Fashion200K.
@@ -57,6 +58,7 @@ class DataConfig(Section):
     seed: NonNegativeInt = 0
     dials: dict[str, Any] = {}
     train_dials: dict[str, Any] = {}
+    drop_noisy: bool = False
     captions: Literal["joined", "marked", "with target"] = "joined"
 
     @field_validator("dials", "train_dials")

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from dwclib.errors import DatasetError
@@ -54,13 +54,16 @@ class Vocabulary:
         """Return the number of words, padding and unknown included."""
         return len(self.words)
 
-    def encode(self, texts: Sequence[str], *, strict: bool = False) -> Int[Tensor, "texts length"]:
+    def encode(
+        self, texts: Sequence[str], *, strict: bool = False, one_number: bool = False
+    ) -> Int[Tensor, "texts length"]:
         """Return the words' numbers, padded with 0 at the end to the longest text.
 
         Parameters
         ----------
         texts : one without any word is read as one unknown word.
         strict : refuse a text of which no word is known, as what a person asks for.
+        one_number : give unknown words and marks the padding's number (released code).
 
         Raises
         ------
@@ -78,7 +81,21 @@ class Vocabulary:
         tokens = torch.zeros(len(rows), max(map(len, rows), default=0), dtype=torch.long)
         for row, numbers in zip(tokens, rows, strict=True):
             row[: len(numbers)] = torch.tensor(numbers)
+        if one_number:
+            shared = [number for number, word in enumerate(self.words) if word.startswith("<")]
+            tokens[torch.isin(tokens, torch.tensor(shared))] = 0
         return tokens
+
+
+def without_padding(texts: Shaped[Tensor, "batch ..."]) -> Shaped[Tensor, "batch ..."]:
+    """Return word numbers without the columns that only pad, but with one column at least.
+
+    Texts that are no word numbers, as CLIP's features, are returned as they are.
+    """
+    if texts.is_floating_point():
+        return texts
+    used = texts.any(dim=0).nonzero()
+    return texts[:, : int(used.max()) + 1 if len(used) else 1]
 
 
 def words_of(text: str) -> list[str]:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Int, UInt8
+from torch import Tensor
 
 from dwclib.combiner import normalise
 from dwclib.data.synthfashion import SynthFashion, degraded
-from dwclib.retrieval import share_within, target_ranks
-from dwclib.training.embedding import Embedded
+from dwclib.retrieval import composition_gain, share_within, spread, target_ranks
+from dwclib.training.embedding import Embedded, compose_queries, embed_gallery
+from dwclib.training.evaluation import ranks_by_weight, ranks_of
 from dwclib.training.runs import Run
 
 HIDDEN = (0.0, 0.2, 0.4, 0.6)  # share of the garment that something covers
@@ -86,6 +88,49 @@ def modality_gaps(run: Run, *, batch: int = 250) -> dict[str, dict[str, float]]:
             "query and target": round(float((query - answer).norm()), 5),
         }
     return found
+
+
+def wording_spread(run: Run, *, wordings: int = 6) -> dict[str, dict[str, float]]:
+    """Return how much each stream's R@10 depends on the words for one and the same meaning.
+
+    Parameters
+    ----------
+    run : trained, on SynthFashion.
+    wordings : of each evaluation query.
+
+    Returns
+    -------
+    By stream what `retrieval.spread` says.
+    """
+    dataset: SynthFashion = run.evaluation.dataset  # type: ignore[assignment]
+    ranks: dict[str, list[Int[Tensor, " queries"]]] = {}
+    for wording in dataset.paraphrases(wordings):
+        for name, found in ranks_of(run.embedded(run.split_of(wording)), wording).items():
+            ranks.setdefault(name, []).append(found)
+    return {
+        name: {key: round(value, 3) for key, value in spread(torch.stack(found))._asdict().items()}
+        for name, found in ranks.items()
+    }
+
+
+def composition_gains(run: Run, groups: Mapping[str, Int[np.ndarray, " members"]]) -> dict[str, Any]:
+    """Return for each group of queries what `retrieval.composition_gain` says of the CLIP stream.
+
+    Parameters
+    ----------
+    run : trained, of DWC's CLIP stream; there is nothing to return of a run without one.
+    groups : by name, positions of evaluation queries.
+    """
+    if "clip" not in run.model.streams:
+        return {}
+    stream, split = run.model["clip"], run.evaluation
+    parts = compose_queries(stream, split.inputs["clip"], split.dataset)
+    gallery = embed_gallery(stream, split.inputs["clip"], split.dataset)
+    ranks = ranks_by_weight(parts, gallery, split.dataset)
+    return {
+        name: composition_gain({weight: found[members] for weight, found in ranks.items()})._asdict()
+        for name, members in groups.items()
+    }
 
 
 def cut(text: str, share: float) -> str:

@@ -11,7 +11,7 @@ from zlib import compress, decompressobj
 from zlib import error as ZlibError
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor
 
@@ -23,6 +23,8 @@ from dwclib.files import cache_folder, fingerprint
 from dwclib.retrieval import share_within
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from dwclib.data.synthfashion import SynthFashion
 
 Groups = dict[str, Int[np.ndarray, " members"]]
@@ -78,6 +80,9 @@ class StoredRow(Stamped):
     weights: dict[Stream, str] = Field({})
     probes: dict[Stream, dict[str, Annotated[list[Level], Field(min_length=1)]]] = Field({})
     gaps: dict[Stream, dict[str, float]] = Field({})
+    curves: dict[Stream, dict[str, list[Percent]]] = Field({})
+    spread: dict[Stream, dict[str, float]] = Field({})
+    composition: dict[str, dict[str, float]] = Field({})
     verified: dict[str, Any] = Field({})
 
     @model_validator(mode="after")
@@ -113,30 +118,41 @@ def compute_row(cell: Cell, probed: bool, device: str) -> dict[str, Any]:
     """Train a cell's run in a folder of its own, and return its row."""
     import torch
 
-    from dwclib.experiments import machine
-    from dwclib.experiments.probes import modality_gaps, probe_weights
-    from dwclib.training.evaluation import ranks_of, recalls_of
-    from dwclib.training.runs import Run
+    from dwclib.experiments import machine, probes
+    from dwclib.training.evaluation import judged, ranks_of, recalls_of
+    from dwclib.training.runs import Run, shared_run
 
     if device == "cpu":
         torch.set_num_threads(1)
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(dir=cache_folder("experiments")) as folder:
-        trained = Run(cell.config, folder, device=device).train(progress=False)
+        if probed and cell.seed == 0:  # kept, for the book to bring along
+            trained = shared_run(cell.config, device=device, progress=False)
+        else:
+            trained = Run(cell.config, folder, device=device).train(progress=False)
         embedded, dataset = trained.embedded(), trained.evaluation.dataset
         ranks = ranks_of(embedded, dataset)
+        truth = judged(embedded, dataset)  # type: ignore[arg-type]
         held_out = recalls_of(trained.embedded(trained.validation), trained.validation.dataset, ks=(10,))
+        curves = _curves(trained.curves)
         extra: dict[str, Any] = {}
         if probed:
             lam = {name: part.modality_weight for name, part in embedded.items()}
             kept = {n: pack(w.numpy().astype(np.float16)) for n, w in lam.items() if w is not None}
-            extra = {"weights": kept, "probes": probe_weights(trained), "gaps": modality_gaps(trained)}
+            extra = {
+                "weights": kept,
+                "probes": probes.probe_weights(trained),
+                "gaps": probes.modality_gaps(trained),
+                "spread": probes.wording_spread(trained),
+                "composition": probes.composition_gains(trained, query_groups(dataset)),  # type: ignore[arg-type]
+            }
     groups = query_groups(dataset)  # type: ignore[arg-type]
     return {
         "variant": cell.variant,
         "setting": cell.setting,
         "seed": cell.seed,
-        "metrics": {stream: _metrics(found, groups) for stream, found in ranks.items()},
+        "metrics": {stream: _metrics(found, truth[stream], groups) for stream, found in ranks.items()},
+        "curves": curves,
         "validation": {stream: found[10] for stream, found in held_out.items()},
         "seconds": round(time.perf_counter() - start, 1),
         **machine.stamp(device),
@@ -163,8 +179,19 @@ def code_fingerprint(probed: bool = False) -> str:
     return fingerprint(code, *weights)
 
 
-def _metrics(ranks: Int[Tensor, " queries"], groups: Groups) -> dict[str, dict[str, float]]:
+def _metrics(
+    ranks: Int[Tensor, " queries"], truth: dict[str, Float[Tensor, " queries"]], groups: Groups
+) -> dict[str, dict[str, float]]:
     return {
         name: {f"R@{k}": round(share_within(ranks[members], k), 3) for k in (1, 10, 50)}
+        | {measure: round(float(values[members].mean()), 3) for measure, values in truth.items()}
         for name, members in groups.items()
+    }
+
+
+def _curves(table: pd.DataFrame) -> dict[str, dict[str, list[float]]]:
+    """Return R@10 after each epoch, by stream and split."""
+    return {
+        str(stream): {str(split): rows["R@10"].round(2).tolist() for split, rows in part.groupby("split")}
+        for stream, part in table.groupby("stream")
     }

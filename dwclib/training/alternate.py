@@ -169,7 +169,10 @@ class AlternateTraining:
                 edited = cast(tuple[Tensor, Tensor], (composition.edited_image, composition.edited_text))
                 query = stream.mix(*edited).query
             else:
-                reference, target = map(stream.encode, self._images(teacher, batch))
+                references, targets = self._images(teacher, batch)
+                if self.config.teacher_target == "reference":
+                    targets = references
+                reference, target = stream.encode(references), stream.encode(targets)
                 query = stream.compose(reference, batch.texts[teacher]).query
             if self.config.teacher_target == "reference":
                 target = reference
@@ -185,7 +188,7 @@ class AlternateTraining:
             temperature=config.temperature,
             detach=config.detach_labels,
         )
-        loss = contrastive_loss(queries, targets, labels, temperature=config.temperature)
+        loss = contrastive_loss(queries, targets, labels, temperature=config.temperature, kept=config.kept)
         if lesson is not None:
             mutual = mutual_enhancement_loss(queries, targets, *lesson, scale=config.mutual_scale)
             loss = loss + config.mutual_weight * mutual
@@ -196,8 +199,6 @@ class AlternateTraining:
         optimizer, scaler = self.optimizers[name], self.scalers[name]
         optimizer.zero_grad(set_to_none=True)
         scaler.scale(loss).backward()
-        scaler.unscale_(optimizer)
-        torch.nn.utils.clip_grad_norm_(self.model[name].parameters(), self.config.clip_norm)
         scaler.step(optimizer)
         scaler.update()
         self.schedulers[name].step()

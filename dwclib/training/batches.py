@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from dwclib.data.vocabulary import without_padding
 from dwclib.errors import ConfigError
 from dwclib.training import distributed
 from dwclib.training.alternate import Batch
@@ -79,7 +80,7 @@ class _BatchesOf(Dataset):
         return Batch(
             references=self._images(self.references[rows], None if mirror is None else mirror[0]),
             targets=self._images(self.targets[rows], None if mirror is None else mirror[1]),
-            texts={name: part.texts[rows] for name, part in self.split.inputs.items()},
+            texts={name: without_padding(part.texts[rows]) for name, part in self.split.inputs.items()},
             identities=self.identities[rows],
             mirror=mirror,
         )

@@ -23,6 +23,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from dwclib.baselines import BASELINES
 from dwclib.data.datasets import DataConfig, PhotoConfig, Section
 from dwclib.editors import Edited
 from dwclib.errors import MAX_SEED, ConfigError, brief, check_choice
@@ -36,6 +37,7 @@ INDIFFERENT = (
     "data.root",
     "data.missing",
     "training.workers",
+    "training.watched",
     "training.log_every",
     "training.checkpoint_every",
 )
@@ -54,19 +56,22 @@ class ModelConfig(Section):
     Attributes
     ----------
     streams : "clip", "cnn" or both.
+    composer : the CLIP stream's: "DWC", or one of `dwclib.baselines.BASELINES` in its place.
     dim : D, the embedding width of both streams.
     dropout : dropout probability throughout.
     clip, clip_weights : as `dwclib.encoders.Clip` takes them; "book" is the one that comes with the book.
     cnn, cnn_weights : as `dwclib.encoders.ResNet` takes them, likewise.
     word_dim : width of a word's embedding.
     word_temperature, position_temperature : of the attention.
-    mask_padding : whether padded words are kept out of attention and pooling (released code: no).
+    mask_padding : keep padded words out of attention, means, statistics and pooling. Released code: no, and
+        there padding, unknown words and marks are one word with a learned embedding, as they are here then.
     editors : which modalities have an editor: "both", "image", "text" or "none" (ablations).
     modality_weight : "scalar", one learned weight a query; "vector", one a feature; or a number from 0 to 1
         for all queries (ablations).
     """
 
     streams: list[Literal["clip", "cnn"]] = Field(default=["clip", "cnn"], min_length=1)
+    composer: str = "DWC"
     dim: PositiveInt = Field(default=1024, multiple_of=8, le=WIDEST)
     dropout: float = Field(default=0.5, ge=0, lt=1)
     clip: str = "book"
@@ -79,6 +84,13 @@ class ModelConfig(Section):
     mask_padding: bool = True
     editors: Edited = "both"
     modality_weight: Literal["scalar", "vector"] | Annotated[float, Field(ge=0, le=1)] = "scalar"
+
+    @field_validator("composer")
+    @classmethod
+    def _is_one(cls, composer: str) -> str:
+        if composer not in ("DWC", *BASELINES):
+            raise PydanticCustomError("composer", f"Use DWC, {', '.join(BASELINES)}")
+        return composer
 
     @field_validator("clip_weights", "cnn_weights")
     @classmethod
@@ -98,9 +110,10 @@ class TrainingConfig(Section):
     ----------
     epochs, batch : an incomplete last batch is left out.
     learning_rate, cnn_learning_rate : of the two Adam optimisers; None gives the CNN stream the same.
-    weight_decay, clip_norm : of both; gradients are scaled down to a norm of `clip_norm`.
+    weight_decay : of both.
     decay : "constant" learning rates, or "cosine" to zero.
     alpha, temperature : of soft labels and contrastive loss.
+    kept : share of a batch's queries that learn, those with the smallest losses (a rival for noisy labels).
     mutual_weight, mutual_scale : weight of the mutual enhancement loss, 0 for none; scale of its cosines.
     order : "alternate", each stream learns from the other as it is after its last step; or "simultaneous",
         both learn from the other as it was before the step.
@@ -115,6 +128,7 @@ class TrainingConfig(Section):
     flip : mirror pictures at random.
     precision : "float32", "bf16", "fp16", or "auto": bf16 on a GPU, float32 elsewhere.
     shared_scaler : one gradient scaler for both optimisers (released code), where fp16 needs one.
+    watched : splits whose recall is written down after every epoch beside the one that chooses.
     log_every, checkpoint_every : steps; a checkpoint is written after every epoch too.
     workers : processes that read pictures ahead.
     seed : of weights, order, flips and dropout.
@@ -125,10 +139,10 @@ class TrainingConfig(Section):
     learning_rate: PositiveFloat = 1e-4
     cnn_learning_rate: PositiveFloat | None = None
     weight_decay: NonNegativeFloat = 1e-6
-    clip_norm: PositiveFloat = 5.0
     decay: Literal["constant", "cosine"] = "constant"
     alpha: float = Field(default=0.2, ge=0, le=1)
     temperature: PositiveFloat = 0.07
+    kept: float = Field(default=1.0, gt=0, le=1)
     mutual_weight: NonNegativeFloat = 1.0
     mutual_scale: PositiveFloat = 10.0
     order: Literal["alternate", "simultaneous"] = "alternate"
@@ -141,6 +155,7 @@ class TrainingConfig(Section):
     flip: bool = False
     precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
     shared_scaler: bool = False
+    watched: list[Literal["training", "validation", "evaluation"]] = Field(default=[])
     log_every: PositiveInt = 10
     checkpoint_every: PositiveInt = 500
     workers: NonNegativeInt = Field(default=0, le=256)

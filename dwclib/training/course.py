@@ -37,6 +37,7 @@ from dwclib.training.single import seed_everything
 
 if TYPE_CHECKING:
     from dwclib.training.runs import Run
+    from dwclib.training.splits import Split
 
 TENSORS = ("model", "training", "random")  # the parts of a checkpoint that hold some
 BEGINNING = {"step": 0, "best": 0, "score": -1.0, "finer": -1.0}  # the best checkpoint's step and criterion
@@ -122,13 +123,15 @@ class Course:
         return interrupted.is_set()
 
     def _validate(self, logbook: Logbook) -> None:
-        run, step = self.run, self.position["step"]
-        split = run.validation if self.config.select_on == "validation" else run.evaluation
-        embedded = run.embedded(split)
-        score, finer = criterion(embedded, split.dataset)
-        if (score, finer) > (self.position["score"], self.position["finer"]):
-            self.position |= {"score": score, "finer": finer, "best": step}
-        logbook.recall(step // run.steps_per_epoch, recalls_of(embedded, split.dataset))
+        run, step, chooses = self.run, self.position["step"], self.config.select_on
+        for name in dict.fromkeys([*self.config.watched, chooses]):  # the bar shows the last one
+            split: Split = getattr(run, name)
+            embedded = run.embedded(split)
+            if name == chooses:
+                score, finer = criterion(embedded, split.dataset)
+                if (score, finer) > (self.position["score"], self.position["finer"]):
+                    self.position |= {"score": score, "finer": finer, "best": step}
+            logbook.recall(step // run.steps_per_epoch, name, recalls_of(embedded, split.dataset))
 
     def _save(self) -> None:
         run = self.run

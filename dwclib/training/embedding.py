@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dwclib.data.triplets import Triplets
+from dwclib.data.vocabulary import without_padding
 from dwclib.encoders import Features
 from dwclib.errors import FeatureError
 from dwclib.retrieval import rank
@@ -80,7 +81,8 @@ def embed(composer: Composer, features: Features, dataset: Triplets, *, batch: i
         asked = torch.nonzero((references >= first) & (references < first + batch)).squeeze(1)
         for some in asked.split(batch):
             own = encoded[(references[some] - first).to(device)]
-            composition = composer.compose(own, features.texts[some].to(device))
+            texts = without_padding(features.texts[some]).to(device)
+            composition = composer.compose(own, texts)
             queries.put(some, composition.query)
             if composition.modality_weight is not None:
                 weights.put(some, composition.modality_weight)

@@ -81,14 +81,16 @@ class Logbook:
         self.shown["pictures/s"] = f"{speed:.0f}"
         self.bar.set_postfix(self.shown)
 
-    def recall(self, epoch: int, found: Mapping[str, Mapping[int, float]]) -> None:
-        """Write the recalls of an epoch."""
+    def recall(self, epoch: int, split: str, found: Mapping[str, Mapping[int, float]]) -> None:
+        """Write the recalls of a split after an epoch."""
         rows: list[dict[str, Any]] = [
-            {"epoch": epoch, "stream": name, **{f"R@{k}": v for k, v in r.items()}}
+            {"epoch": epoch, "split": split, "stream": name, **{f"R@{k}": v for k, v in r.items()}}
             for name, r in found.items()
         ]
         self._append("recall.csv", pd.DataFrame(rows))
-        values = {f"{row['stream']} {k}": v for row in rows for k, v in row.items() if k.startswith("R@")}
+        values = {
+            f"{split} {row['stream']} {k}": v for row in rows for k, v in row.items() if k.startswith("R@")
+        }
         self.run.accelerator.log(values, step=self.step)
         self.shown |= {name: f"{value:.1f}" for name, value in rows[-1].items() if name == "R@10"}
         self.bar.set_postfix(self.shown)
@@ -110,8 +112,7 @@ class Logbook:
             raise TrainingError(
                 f"the loss of the {names[column]} stream is {loss} at step {step}",
                 where=self.run.folder,
-                remedy="Lower its learning rate or clip_norm and start in a new folder; the last "
-                "checkpoint here is from before.",
+                remedy="Lower its learning rate and start in a new folder; the last checkpoint is older.",
             )
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
+from dwclib.baselines import BASELINES
 from dwclib.encoders import BOOK_CNN, ResNet
 from dwclib.streams import DWC, ClipStream, CnnStream, Composer
-from dwclib.training.config import Config
+from dwclib.training.config import Config, ModelConfig
 from dwclib.training.single import seed_everything
 from dwclib.training.splits import Inputs
 
@@ -26,10 +29,16 @@ def build_model(config: Config, inputs: Inputs, words: int) -> DWC:
     for name in model.streams:
         seed_everything(config.training.seed)
         if name == "clip":
-            streams[name] = ClipStream(inputs["clip"].images.shape[1], **shared)
+            streams[name] = _clip_stream(model, inputs["clip"].images.shape[1], **shared)
         else:
             cnn = ResNet(BOOK_CNN if model.cnn == "book" else model.cnn, model.cnn_weights)
             stream = CnnStream(cnn, words, **own, **shared)
             # Faster on a CPU, and what tensor cores want.
             streams[name] = stream.to(memory_format=torch.channels_last)
     return DWC(streams)
+
+
+def _clip_stream(model: ModelConfig, width: int, *, dim: int, dropout: float, **parts: Any) -> Composer:
+    if model.composer in BASELINES:
+        return BASELINES[model.composer](width, dim=dim, dropout=dropout)
+    return ClipStream(width, dim=dim, dropout=dropout, **parts)

@@ -8,6 +8,7 @@ Several processes that a launcher started train one model; only the main one wri
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,9 +18,10 @@ import torch
 from jaxtyping import UInt8
 
 from dwclib.code import code_of
+from dwclib.data.triplets import Triplets
 from dwclib.encoders import BOOK_CLIP, BOOK_CNN, Features
 from dwclib.errors import CheckpointError, ConfigError
-from dwclib.files import atomic, cache_folder, check_writable, fingerprint, read_json
+from dwclib.files import DATA, atomic, cache_folder, check_writable, fingerprint, read_json
 from dwclib.training import distributed
 from dwclib.training.checkpoints import (
     check_same,
@@ -28,6 +30,7 @@ from dwclib.training.checkpoints import (
     load_model,
     look_into,
     name_of,
+    save_checkpoint,
     step_of,
 )
 from dwclib.training.config import Config, parse_config
@@ -37,7 +40,9 @@ from dwclib.training.evaluation import recalls_of
 from dwclib.training.logbook import read_table
 from dwclib.training.model import build_model
 from dwclib.training.single import check_device
-from dwclib.training.splits import TRIPLETS, Split, load_splits, read
+from dwclib.training.splits import TRIPLETS, Split, inputs_of, load_splits, read
+
+SHIPPED = DATA / "runs"  # trained runs that come with the book, without what training on would take
 
 
 class Run:
@@ -122,7 +127,13 @@ class Run:
 
     @property
     def recalls(self) -> pd.DataFrame:
-        """Recall@K on the validation split (or what `select_on` names), one row an epoch and stream."""
+        """Recall@K of the split that chooses the checkpoint, one row an epoch and stream."""
+        table = self.curves
+        return table[table["split"] == self.config.training.select_on].reset_index(drop=True)
+
+    @property
+    def curves(self) -> pd.DataFrame:
+        """Recall@K of the watched splits and of the one that chooses, one row an epoch, split and stream."""
         return read_table(self.folder / "recall.csv")
 
     def restore(self, which: str = "best") -> Run:
@@ -144,6 +155,16 @@ class Run:
         self.model.eval()
         self.restored, self.is_best = step_of(chosen), which == "best" and best > 0
         return self
+
+    def publish(self, folder: Path) -> None:
+        """Write what `open_run` needs of the best checkpoint, and the tables, to a folder: no optimiser."""
+        best = self.folder / name_of(position_at(checkpoints(self.folder)[-1])["best"])
+        state = load_checkpoint(best, "model", "position", "identity")
+        state["position"] |= {"best": step_of(best)}
+        folder.mkdir(parents=True)
+        for name in ("config.json", "vocabulary.json", "log.csv", "recall.csv"):
+            shutil.copy(self.folder / name, folder)
+        save_checkpoint(folder / best.name, state)
 
     def embedded(self, split: Split | None = None) -> dict[str, Embedded]:
         """Return every stream's queries, weights and gallery for a split; the evaluation split by default."""
@@ -175,6 +196,10 @@ class Run:
         when = f"step {self.restored}, within epoch {epoch + 1}" if rest else f"epoch {epoch}"
         reason = f"chosen on {self.config.training.select_on} queries" if self.is_best else "the last"
         return f"{when} of {self.config.training.epochs}, {reason}"
+
+    def split_of(self, dataset: Triplets) -> Split:
+        """Return a dataset beside what the streams read of it, such as queries in other words."""
+        return Split(dataset, inputs_of(self.config, dataset, self.vocabulary, str(self.accelerator.device)))
 
     def read(self, pictures: UInt8[np.ndarray, "images h w 3"], texts: Sequence[str]) -> dict[str, Features]:
         """Return what each stream reads of pictures and texts that stand in no dataset."""
@@ -228,7 +253,7 @@ def open_run(
 
 
 def shared_run(config: Config, *, device: str | None = None, progress: bool = True) -> Run:
-    """Return a trained run of this configuration: from the cache, or trained now and kept there.
+    """Return a trained run of this configuration: of the book, of the cache, or trained now and kept there.
 
     Parameters
     ----------
@@ -239,6 +264,9 @@ def shared_run(config: Config, *, device: str | None = None, progress: bool = Tr
     torch, the pre-trained weights, and the kind of device. Of two programs that want the same run at the same
     time, one trains it and the other waits.
     """
+    for folder in sorted(SHIPPED.glob("*/config.json")):
+        if parse_config(read_json(folder), str(folder)).choices() == config.choices():
+            return open_run(folder.parent, device=device)
     accelerated = device != "cpu" and torch.cuda.is_available()
     weights = sorted(path for folder in (BOOK_CLIP, BOOK_CNN) for path in folder.iterdir())
     described = config.resolved().model_dump()

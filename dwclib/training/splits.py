@@ -61,17 +61,19 @@ def load_splits(config: Config, device: str) -> Splits:
     """
     train, evaluation = load_data(config.data)
     fitted, held_out = hold_out(train, config.training.validation_share, seed=config.training.seed)
+    if config.data.dataset == "synthfashion" and config.data.drop_noisy:
+        fitted = fitted[~train.noisy[fitted]]
     _check_batch(config.training.batch, len(fitted), train.name)
     validation = subset(train, held_out, own_gallery=True)
     usable_ks(validation if config.training.select_on == "validation" else evaluation)
     texts = train.texts(style=config.data.captions)
     vocabulary = Vocabulary.from_texts(texts[row] for row in fitted)
-    inputs = _inputs(config, train, vocabulary, device)
+    inputs = inputs_of(config, train, vocabulary, device)
     return Splits(
         vocabulary,
         Split(subset(train, fitted), _rows_of(inputs, fitted)),
         Split(validation, _rows_of(inputs, held_out)),
-        Split(evaluation, _inputs(config, evaluation, vocabulary, device)),
+        Split(evaluation, inputs_of(config, evaluation, vocabulary, device)),
         {
             "fingerprint of the vocabulary": fingerprint(list(vocabulary.words)),
             "fingerprint of CLIP": _clip(config.model, device).identity() if "clip" in inputs else "",
@@ -116,18 +118,23 @@ def read(
         clip = _clip(model, device)
         inputs["clip"] = Features(clip.encode_images(pictures), clip.encode_texts(texts))
     if "cnn" in model.streams:
-        inputs["cnn"] = Features(_as_tensor(pictures), vocabulary.encode(texts, strict=True))
+        inputs["cnn"] = Features(
+            _as_tensor(pictures), vocabulary.encode(texts, strict=True, one_number=not model.mask_padding)
+        )
     return inputs
 
 
-def _inputs(config: Config, dataset: Triplets, vocabulary: Vocabulary, device: str) -> dict[str, Features]:
+def inputs_of(config: Config, dataset: Triplets, vocabulary: Vocabulary, device: str) -> dict[str, Features]:
+    """Return what each stream reads of a dataset that has pictures."""
     texts, pictures = dataset.texts(style=config.data.captions), dataset.pictures  # type: ignore[attr-defined]
     inputs: dict[str, Features] = {}
     if "clip" in config.model.streams:
         clip = _clip(config.model, device)
         inputs["clip"] = features_of(clip, dataset, pictures, texts=texts, mirrored=config.training.flip)
     if "cnn" in config.model.streams:
-        inputs["cnn"] = Features(_as_tensor(pictures), vocabulary.encode(texts))
+        inputs["cnn"] = Features(
+            _as_tensor(pictures), vocabulary.encode(texts, one_number=not config.model.mask_padding)
+        )
     return inputs
 
 
