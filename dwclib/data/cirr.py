@@ -9,7 +9,7 @@ from dwclib.data.finder import find_files, without_ending
 from dwclib.data.photos import PhotoTriplets, write_pictures
 from dwclib.data.synthfashion import FAMILY, SynthFashion
 from dwclib.data.triplets import check_image_ids
-from dwclib.errors import ConfigError, DatasetError
+from dwclib.errors import ConfigError
 from dwclib.files import write_json
 
 SPLITS = ("train", "val")
@@ -79,15 +79,10 @@ def _query(row: object, where: str) -> records.Query:
         row, where, reference=str, target_hard=str, caption=str, img_set=dict
     )
     (members,) = records.fields_of(shown, where, members=list)
-    problem = ""
-    if not all(isinstance(name, str) for name in members):
-        problem = "an image of img_set.members is no text"
-    elif len(set(members)) < len(members):
-        problem = "an image occurs twice in img_set.members"
-    elif target not in members:
-        problem = "the target is not among img_set.members"
-    if problem:
-        raise DatasetError(problem, where=where, remedy="Mend the record or drop it.")
+    are_texts = all(isinstance(name, str) for name in members)
+    records.check(are_texts, "an image of img_set.members is no text", where)
+    records.check(len(set(members)) == len(members), "an image occurs twice in img_set.members", where)
+    records.check(target in members, "the target is not among img_set.members", where)
     others = tuple(name for name in members if name != reference)
     return records.Query(reference, target, (caption,), where, others)
 

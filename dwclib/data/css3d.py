@@ -6,33 +6,38 @@ import io
 import pickle
 import pickletools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+from jaxtyping import Int
 
 from dwclib.data import records
 from dwclib.data.finder import find_files
 from dwclib.data.photos import PhotoTriplets, write_pictures
 from dwclib.data.synthfashion import SynthFashion
 from dwclib.errors import DatasetError, brief, check_choice
+from dwclib.files import bytes_of
 
 SPLITS = ("train", "test")
 FILE = "css_toy_dataset_novel2_small.dup.npy"
 PARTS = {split: records.Part({"split": split}) for split in SPLITS}
 ARRAY = re.compile(r"[<>|=][biufSU]\d{1,4}")  # types whose bytes are numbers or texts
-MOST_BITS = 10_000
 MOST_OBJECTS = 20_000_000  # more fill the memory of a laptop
-STAND_INS = {"numpy.ndarray", "numpy.dtype"} | {
-    f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("_reconstruct", "scalar")
-}
-DATA = {  # the instructions that bring a number or a text
-    code.name
-    for code in pickletools.opcodes
-    if code.arg and not code.stack_before and code.stack_after and code.stack_after[0].obtype is not object
-}
+# Instructions of a pickle that make a number, a text, a list, a tuple, a dict, or what numpy's arrays need.
+# Longer numbers than those of LONG1 are not written: Python itself would not print them.
+PLAIN = frozenset(
+    re.findall(
+        r"\w+",
+        """PROTO FRAME STOP MARK MEMOIZE BINPUT LONG_BINPUT PUT BINGET LONG_BINGET GET NONE NEWTRUE NEWFALSE
+        INT BININT BININT1 BININT2 LONG LONG1 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING UNICODE
+        BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 EMPTY_LIST LIST
+        APPEND APPENDS EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_DICT DICT SETITEM SETITEMS
+        GLOBAL STACK_GLOBAL REDUCE BUILD""",
+    )
+)
 
 
 def load(root: Path, split: str) -> PhotoTriplets:
@@ -62,7 +67,7 @@ def load(root: Path, split: str) -> PhotoTriplets:
         path,
         path,
         name=f"css3d/{split}",
-        identities=np.array(identities),
+        identities=identities,
         hit="identity",
         ks=(1,),
         files=find_files(root, image_ids),
@@ -85,7 +90,7 @@ def write(folder: Path, drawn: dict[str, SynthFashion]) -> None:
 
 def _read(path: Path) -> Any:
     """Return the object in an ``.npy`` file of one object."""
-    content = records.read_bytes(path)
+    content = records.read(path, bytes_of)
     try:
         file = io.BytesIO(content)
         if np.lib.format.read_magic(file) != (1, 0):
@@ -93,14 +98,11 @@ def _read(path: Path) -> Any:
         shape, _, kind = np.lib.format.read_array_header_1_0(file)
         if shape != () or not kind.hasobject:
             raise ValueError("it is not one pickled object")
-        (found,) = _Plain(content[file.tell() :]).content
+        (found,) = _Plain(content[file.tell() :]).load()
         return found
     except Exception as error:  # there is little that a damaged pickle does not raise
-        raise DatasetError(
-            f"the file cannot be read ({str(error) or type(error).__name__})",
-            where=path,
-            remedy="Fetch it again, from where you trust.",
-        ) from error
+        problem = f"the file cannot be read ({str(error) or type(error).__name__})"
+        raise DatasetError(problem, where=path, remedy="Fetch it again, from where you trust.") from error
 
 
 @dataclass(repr=False)
@@ -111,92 +113,72 @@ class _Type:
     order: Any = "="
 
 
-class _Plain:
+class _Dict(dict[str | int, Any]):
+    """A dict that refuses a key that is nested, which could take for ever to hash."""
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        if type(key) not in (str, int):
+            raise pickle.UnpicklingError("a key is neither number nor text")
+        super().__setitem__(key, value)
+
+
+class _Plain(pickle._Unpickler):
     """Reads of a pickle numbers, texts, lists, dicts and numpy's arrays of them, and refuses all else.
 
-    Python's own unpickler can be told to fill the memory, or to hash for ever what is nested. Here an
-    instruction makes one object at most, keys are texts or numbers, and arrays are no longer than the file.
-
-    Attributes
-    ----------
-    content : what was pickled.
+    It is Python's own unpickler, which can be told to run anything, to fill the memory, or to hash for ever
+    what is nested. Here only `PLAIN` instructions are followed, each makes one object at most, keys are texts
+    or numbers, and arrays are no longer than the file.
     """
 
+    stack: list[Any]
+    pop_mark: Callable[[], list[Any]]
+    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
+
     def __init__(self, pickled: bytes) -> None:
-        self.stack: list[Any] = []
-        self.marks: list[int] = []
-        self.memo: dict[int, Any] = {}
+        super().__init__(io.BytesIO(pickled), encoding="latin1")
         self.room = min(len(pickled), MOST_OBJECTS)
-        for number, (opcode, argument, _) in enumerate(pickletools.genops(pickled)):
+        for number, (opcode, _, _) in enumerate(pickletools.genops(pickled)):
+            if opcode.name not in PLAIN:
+                raise pickle.UnpicklingError(f"it asks for {opcode.name}, which is not plain data")
             if number == MOST_OBJECTS:
                 raise pickle.UnpicklingError(f"it has more than {MOST_OBJECTS:,} objects")
-            self._follow(opcode, argument)
-        (self.content,) = self.stack
 
-    def _follow(self, opcode: pickletools.OpcodeInfo, argument: Any) -> None:
-        """Follow one of the instructions that Python's `pickletools` describes."""
-        stack = self.stack
-        match opcode.name:
-            case name if name in DATA:
-                stack.append(_small(argument))
-            case "MEMOIZE" | "BINPUT" | "LONG_BINPUT" | "PUT":
-                self.memo[len(self.memo) if argument is None else argument] = stack[-1]
-            case "BINGET" | "LONG_BINGET" | "GET":
-                stack.append(self.memo[argument])
-            case "MARK":
-                self.marks.append(len(stack))
-            case "PROTO" | "FRAME" | "STOP":
-                pass
-            case "NONE" | "NEWTRUE" | "NEWFALSE":
-                stack.append({"NONE": None, "NEWTRUE": True, "NEWFALSE": False}[opcode.name])
-            case "EMPTY_LIST" | "LIST":
-                stack.append(self._taken(opcode))
-            case "EMPTY_TUPLE" | "TUPLE1" | "TUPLE2" | "TUPLE3" | "TUPLE":
-                stack.append(tuple(self._taken(opcode)))
-            case "EMPTY_DICT" | "DICT":
-                stack.append(_dict(self._taken(opcode)))
-            case "APPEND" | "APPENDS":
-                items = self._taken(opcode)
-                stack[-1].extend(items)
-            case "SETITEM" | "SETITEMS":
-                items = self._taken(opcode)
-                stack[-1].update(_dict(items))
-            case "GLOBAL" | "STACK_GLOBAL":
-                stack.append(_named(argument.split(" ") if argument else self._taken(opcode)))
-            case "REDUCE":
-                called, arguments = self._taken(opcode)
-                stack.append(self._made(called, *arguments))
-            case "BUILD":
-                (state,) = self._taken(opcode)
-                if isinstance(stack[-1], _Type):
-                    stack[-1].order = state[1]
-                else:
-                    stack[-1].extend(self._values(state[2], state[4]))
-            case name:
-                raise pickle.UnpicklingError(f"it asks for {name}, which is not plain data")
+    def find_class(self, module: str, name: str) -> Any:
+        """Return what stands in for a name of numpy."""
+        match f"{module}.{name}".replace("._core.", ".core."):
+            case "numpy.ndarray":
+                return None  # is an argument of `_reconstruct` alone
+            case "numpy.dtype":
+                return lambda kind, *_: _Type(kind)
+            case "numpy.core.multiarray._reconstruct":
+                return lambda *_: []
+            case "numpy.core.multiarray.scalar":
+                return lambda kind, data: self._values(kind, data)[0]
+            case wanted:
+                raise pickle.UnpicklingError(f"it asks for {wanted}, which is not plain data")
 
-    def _taken(self, opcode: pickletools.OpcodeInfo) -> list[Any]:
-        """Take from the stack what an instruction uses up: so many items, or all since the last mark."""
-        before, filled = opcode.stack_before, opcode.name in ("APPEND", "SETITEM", "BUILD")  # which stays
-        marked = pickletools.markobject in before
-        first = self.marks.pop() if marked else len(self.stack) - len(before) + filled
-        if not 0 <= first <= len(self.stack):
-            raise pickle.UnpicklingError(f"it lacks what {opcode.name} takes")
-        taken = self.stack[first:]
-        del self.stack[first:]
-        return taken
+    def load_empty_dict(self) -> None:
+        self.stack.append(_Dict())
 
-    def _made(self, called: Any, *arguments: Any) -> Any:
-        match called.split(".")[-1]:
-            case "dtype":
-                return _Type(arguments[0])
-            case "scalar":
-                return self._values(*arguments)[0]
-            case "_reconstruct":
-                return []
-        raise pickle.UnpicklingError(f"it calls {called}")
+    def load_dict(self) -> None:
+        items, found = self.pop_mark(), _Dict()
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            found[key] = value
+        self.stack.append(found)
 
-    def _values(self, kind: _Type, data: bytes | str | list[Any]) -> list[Any]:
+    def load_build(self) -> None:
+        """Fill a type or an array; nothing else has a state."""
+        state, filled = self.stack.pop(), self.stack[-1]
+        if isinstance(filled, _Type):
+            filled.order = state[1]
+        else:
+            filled.extend(self._values(state[2], state[4]))
+
+    dispatch[pickle.EMPTY_DICT[0]] = load_empty_dict
+    dispatch[pickle.DICT[0]] = load_dict
+    dispatch[pickle.BUILD[0]] = load_build
+
+    def _values(self, kind: Any, data: bytes | str | list[Any]) -> list[Any]:
         """Return what the bytes of an array say; Python 2's come as text."""
         self.room -= len(data)
         if self.room < 0:
@@ -210,44 +192,16 @@ class _Plain:
         return np.frombuffer(content, named).tolist()
 
 
-def _named(parts: list[str]) -> str:
-    wanted = ".".join(parts)
-    if wanted not in STAND_INS:
-        raise pickle.UnpicklingError(f"it asks for {wanted}, which is not plain data")
-    return wanted
-
-
-def _dict(items: list[Any]) -> dict[str | int, Any]:
-    """Return a dict of keys and values in turn; a key that is nested could take for ever to hash."""
-    if not all(type(key) in (str, int) for key in items[::2]):
-        raise pickle.UnpicklingError("a key is neither number nor text")
-    return dict(zip(items[::2], items[1::2], strict=True))
-
-
-def _small(datum: Any) -> Any:
-    if isinstance(datum, int) and datum.bit_length() > MOST_BITS:  # Python would not write it down
-        raise pickle.UnpicklingError(f"a number has more than {MOST_BITS:,} bits")
-    return datum
-
-
-def _identities(content: dict[str, Any], where: str) -> list[int]:
+def _identities(content: dict[str, Any], where: str) -> Int[np.ndarray, " images"]:
     """Return which composition each image shows: as its label says, or each its own."""
     (shown,) = records.fields_of(content, where, objects_img=list)
-    images = len(shown)
-    labels = records.fields_of(content, where, labels=list)[0] if "labels" in content else list(range(images))
-    if len(labels) != images:
-        raise DatasetError(
-            f"there are {images} images but {len(labels)} labels", where=where, remedy="Fetch it again."
-        )
-    numbers: dict[int | str, int] = {}
+    (labels,) = records.fields_of({"labels": list(range(len(shown))), **content}, where, labels=list)
+    problem = f"there are {len(shown)} images but {len(labels)} labels"
+    records.check(len(labels) == len(shown), problem, where)
     for image, label in enumerate(labels):
-        if not isinstance(label, int | str):
-            raise DatasetError(
-                f"the label is a {type(label).__name__}, neither number nor text",
-                where=f"{where}, image {image}",
-                remedy="Fetch it again.",
-            )
-    return [numbers.setdefault(label, len(numbers)) for label in labels]
+        problem = f"the label is a {type(label).__name__}, neither number nor text"
+        records.check(isinstance(label, int | str), problem, f"{where}, image {image}")
+    return records.numbered(labels)
 
 
 def _queries(
@@ -261,14 +215,12 @@ def _queries(
             modification, record, to_str=str, **{"from": list, "to": list}
         )
         most -= len(references)
-        problem = "" if most >= 0 else "there are more triplets than the file has bytes"
-        if len(references) != len(targets):
-            problem = f"there are {len(references)} references but {len(targets)} targets"
-        for image in () if problem else (*references, *targets):
-            if type(image) is not int or not 0 <= image < len(image_ids):
-                problem = f"there is no image {brief(image)}, only {len(image_ids)}"
-        if problem:
-            raise DatasetError(problem, where=record, remedy="Fetch it again.")
+        records.check(most >= 0, "there are more triplets than the file has bytes", record)
+        problem = f"there are {len(references)} references but {len(targets)} targets"
+        records.check(len(references) == len(targets), problem, record)
+        for image in (*references, *targets):
+            known = type(image) is int and 0 <= image < len(image_ids)
+            records.check(known, f"there is no image {brief(image)}, only {len(image_ids)}", record)
         for reference, target in zip(references, targets, strict=True):
             yield records.Query(image_ids[reference], image_ids[target], (text,), record)
 

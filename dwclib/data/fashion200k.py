@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int
 
 from dwclib.data import records
 from dwclib.data.finder import find_files, without_ending
 from dwclib.data.photos import PhotoTriplets, write_pictures
 from dwclib.data.synthfashion import SynthFashion
 from dwclib.data.triplets import check_captions, check_image_ids
-from dwclib.errors import ConfigError, DatasetError, brief, check_choice, checked_seed
+from dwclib.errors import check_choice, check_least, checked_seed
 
 SPLITS = ("train", "test")
 QUERIES = "test_queries.txt"
@@ -24,13 +23,6 @@ PARTS = {
     "train": records.Part({"split": "train"}, images=172_049),
     "test": records.Part({"split": "test"}, triplets=33_480, images=29_789),
 }
-
-
-class Pairs(NamedTuple):
-    """References and targets, as positions of images."""
-
-    references: Int[np.ndarray, " queries"]
-    targets: Int[np.ndarray, " queries"]
 
 
 class Family(NamedTuple):
@@ -79,14 +71,14 @@ def load(
         named = [(_pair(line, where), where) for where, line in records.read_lines(path)]
     else:
         drawn = _draw_pairs(list(labels.values()), len(labels) if pairs is None else pairs, seed, path)
-        named = [((image_ids[before], image_ids[after]), name) for before, after in zip(*drawn, strict=True)]
+        named = [((image_ids[before], image_ids[after]), name) for before, after in drawn]
     return records.assemble(
         [_query(pair, labels, text, where) for pair, where in named],
         image_ids,
         path,
         root / "labels",
         name=name,
-        identities=_numbered(labels.values()),
+        identities=records.numbered(labels.values()),
         hit="identity",
         files=find_files(root, image_ids),
     )
@@ -111,7 +103,7 @@ def write(folder: Path, drawn: dict[str, SynthFashion]) -> None:
         write_pictures(folder, dataset, paths, ".jpeg")
         _write_labels(folder / "labels", split, paths, captions)
     pairs = _draw_pairs(captions, len(captions), 0, folder)
-    lines = [f"{paths[before]}.jpeg {paths[after]}.jpeg\n" for before, after in zip(*pairs, strict=True)]
+    lines = [f"{paths[before]}.jpeg {paths[after]}.jpeg\n" for before, after in pairs]
     (folder / QUERIES).write_text("".join(lines), encoding="utf-8")
 
 
@@ -121,10 +113,7 @@ def _read_labels(folder: Path, split: str) -> dict[str, str]:
     for path in sorted(folder.glob(f"[!.]*_{split}_*.txt")):  # macOS leaves ``._*`` beside
         for where, line in records.read_lines(path):
             image, caption = _label(line, where)
-            if image in found:
-                raise DatasetError(
-                    f"the image {image!r} occurs twice", where=where, remedy="List each image once."
-                )
+            records.check(image not in found, f"the image {image!r} occurs twice", where)
             found[image] = caption
     if not found:
         raise records.MissingError(
@@ -137,12 +126,8 @@ def _read_labels(folder: Path, split: str) -> dict[str, str]:
 
 def _label(line: str, where: str) -> tuple[str, str]:
     cells = line.split("\t")
-    if len(cells) != 3:
-        raise DatasetError(
-            f"there are {len(cells)} columns, not 3",
-            where=where,
-            remedy="Write path, detection score and caption, with tabs between them.",
-        )
+    problem = f"there are {len(cells)} columns, not 3: path, detection score and caption, with tabs between"
+    records.check(len(cells) == 3, problem, where)
     image, caption = without_ending(cells[0].strip()), cells[2].strip()
     check_image_ids([image], where)
     check_captions([caption], where)
@@ -152,10 +137,7 @@ def _label(line: str, where: str) -> tuple[str, str]:
 def _pair(line: str, where: str) -> tuple[str, str]:
     """Return the reference and the target of a published test query."""
     named = [without_ending(image) for image in line.split()]
-    if len(named) != 2:
-        raise DatasetError(
-            f"there are {len(named)} paths, not 2", where=where, remedy="Write reference and target."
-        )
+    records.check(len(named) == 2, f"there are {len(named)} paths, not 2: reference and target", where)
     return named[0], named[1]
 
 
@@ -175,34 +157,22 @@ def _text(before: str, after: str, text: str) -> str:
     return f"{change} and get {after}" if text == "released" else change
 
 
-def _numbered(captions: Iterable[str]) -> Int[np.ndarray, " images"]:
-    """Return one number per image, the same where the captions are the same."""
-    numbers: dict[str, int] = {}
-    return np.array([numbers.setdefault(caption, len(numbers)) for caption in captions])
-
-
-def _draw_pairs(captions: Sequence[str], count: int, seed: int, where: Path) -> Pairs:
+def _draw_pairs(captions: Sequence[str], count: int, seed: int, where: Path) -> list[tuple[int, int]]:
     """Draw images and partners as TIRG does: a family of the caption, another caption of it, its image."""
-    if type(count) is not int or not 1 <= count <= MOST_PAIRS:
-        raise ConfigError(
-            f"{brief(count)} is no number of pairs", where="pairs", remedy=f"Use 1 to {MOST_PAIRS:,}."
-        )
+    check_least(1, most=MOST_PAIRS, pairs=count)
     images: dict[str, list[int]] = {}
     for image, caption in enumerate(captions):
         images.setdefault(caption, []).append(image)
     families = _families(images)
     changeable = [image for image, caption in enumerate(captions) if caption in families]
-    if not changeable:
-        raise DatasetError(
-            "no two captions differ in exactly one word", where=where, remedy="Add images, or mend them."
-        )
+    records.check(bool(changeable), "no two captions differ in exactly one word", where)
     rng = np.random.default_rng(checked_seed(seed))
-    references, targets = rng.choice(changeable, count), np.empty(count, dtype=np.int64)
-    for query, draws in enumerate(rng.random((count, 4)).tolist()):
-        family = _pick(families[captions[references[query]]], draws[0])
+    references, pairs = rng.choice(changeable, count).tolist(), []
+    for reference, draws in zip(references, rng.random((count, 4)).tolist(), strict=True):
+        family = _pick(families[captions[reference]], draws[0])
         caption = _pick(_pick_other(family, draws[1]), draws[2])
-        targets[query] = _pick(images[caption], draws[3])
-    return Pairs(references, targets)
+        pairs.append((reference, _pick(images[caption], draws[3])))
+    return pairs
 
 
 def _families(captions: Iterable[str]) -> dict[str, list[Family]]:

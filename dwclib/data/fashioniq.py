@@ -10,7 +10,7 @@ from dwclib.data.garments import ATTRIBUTES
 from dwclib.data.photos import PhotoTriplets, write_pictures
 from dwclib.data.synthfashion import SynthFashion
 from dwclib.data.triplets import check_image_ids
-from dwclib.errors import ConfigError, DatasetError, check_choice
+from dwclib.errors import ConfigError, check_choice
 from dwclib.files import write_json
 
 SPLITS = ("train", "val")
@@ -106,10 +106,7 @@ def write(
 
 def _query(row: object, where: str, most: int) -> records.Query:
     reference, target, captions = records.fields_of(row, where, candidate=str, target=str, captions=list)
-    if len(captions) != 2:
-        raise DatasetError(
-            f"there are {len(captions)} captions, not 2", where=where, remedy="Mend or drop the record."
-        )
+    records.check(len(captions) == 2, f"there are {len(captions)} captions, not 2", where)
     return records.Query(reference, target, records.not_blank(captions)[:most], where)
 
 

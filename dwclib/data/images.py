@@ -155,13 +155,13 @@ def image_store(
     from filelock import FileLock
 
     whole = _Whole(path, (count, size, size, 3))
-    with writable(path.parent, "Make room there, or name another folder in DWC_CACHE."):
-        with FileLock(path.with_suffix(".lock")):
-            unreadable = whole.verified()
-            if unreadable is None:
-                whole, unreadable = _make(whole, make, workers)
-            pictures = np.load(whole.path, mmap_mode="r")
-            return ImageFolder(pictures, {int(number): why for number, why in unreadable.items()})
+    remedy = "Make room there, or name another folder in DWC_CACHE."
+    with writable(path.parent, remedy), FileLock(path.with_suffix(".lock")):
+        unreadable = whole.verified()
+        if unreadable is None:
+            whole, unreadable = _make(whole, make, workers)
+        pictures = np.load(whole.path, mmap_mode="r")
+        return ImageFolder(pictures, {int(number): why for number, why in unreadable.items()})
 
 
 class _Whole(NamedTuple):

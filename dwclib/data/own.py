@@ -56,9 +56,8 @@ def _images(photos: Iterable[Photo], folder: Path) -> Images:
         if photo.path.lower().endswith(ENDINGS) and not LEAVES.match(photo.name)
     )
     if not found:
-        raise DatasetError(
-            "there is no image", where=folder, remedy=f"Put files that end in {', '.join(ENDINGS)} there."
-        )
+        remedy = f"Put files that end in {', '.join(ENDINGS)} there."
+        raise DatasetError("there is no image", where=folder, remedy=remedy)
     ids, files = zip(*found, strict=True)
     check_image_ids(ids, str(folder))
     return Images(ids, files)
@@ -87,7 +86,7 @@ def load(root: Path, split: str, *, val_share: float = 0.2) -> PhotoTriplets:
     check_choice("split", split, SPLITS, name)
     if not 0 < val_share < 1:
         raise ConfigError(f"{val_share!r} is no share", where="val_share", remedy="Use more than 0, below 1.")
-    folder = _image_folder(root)
+    folder = root / "images" if (root / "images").is_dir() else root
     photos = list(photos_below(folder))
     there = _images(photos, folder)
     path = _table(root, split)
@@ -116,14 +115,8 @@ def write(folder: Path, drawn: dict[str, SynthFashion]) -> None:
         with (folder / f"{split}.csv").open("w", newline="", encoding="utf-8") as file:
             table = csv.writer(file)
             table.writerow(COLUMNS)
-            for reference, text, target in zip(
-                dataset.references, dataset.texts(), dataset.targets, strict=True
-            ):
-                table.writerow((files[reference], text, files[target]))
-
-
-def _image_folder(root: Path) -> Path:
-    return root / "images" if (root / "images").is_dir() else root
+            triplets = zip(dataset.references, dataset.texts(), dataset.targets, strict=True)
+            table.writerows((files[reference], text, files[target]) for reference, text, target in triplets)
 
 
 def _table(root: Path, split: str) -> Path:
@@ -131,11 +124,9 @@ def _table(root: Path, split: str) -> Path:
     there = [root / name for name in names if (root / name).exists()]
     if len(there) != 1:
         kind = DatasetError if there else records.MissingError
-        raise kind(
-            f"{' and '.join(names)} are {'both' if there else 'neither of them'} there",
-            where=root,
-            remedy=f"Keep either triplets.csv, or train.csv and val.csv, with columns {','.join(COLUMNS)}.",
-        )
+        problem = f"{' and '.join(names)} are {'both' if there else 'neither of them'} there"
+        remedy = f"Keep either triplets.csv, or train.csv and val.csv, with columns {','.join(COLUMNS)}."
+        raise kind(problem, where=root, remedy=remedy)
     return there[0]
 
 
@@ -153,31 +144,25 @@ def _read(path: Path) -> Iterator[records.Query]:
         head = reader.fieldnames or []
         lines = [(f"{path}, line {reader.line_num}", line) for line in reader]
     except csv.Error as error:
-        raise DatasetError(
-            f"the table cannot be read ({error})", where=path, remedy="Save it as CSV."
-        ) from error
-    if absent := [column for column in COLUMNS if head.count(column) != 1]:
-        raise DatasetError(
-            f"there is not one column {absent[0]!r} but {', '.join(head) or 'nothing'}",
-            where=path,
-            remedy=f"Begin it with the line {','.join(COLUMNS)}.",
-        )
+        problem = f"the table cannot be read ({error})"
+        raise DatasetError(problem, where=path, remedy="Save it as CSV.") from error
+    for column in COLUMNS:
+        problem = f"there is not one column {column!r} but {', '.join(head) or 'nothing'}"
+        records.check(head.count(column) == 1, problem, path, f"Begin it with the line {','.join(COLUMNS)}.")
     for where, line in lines:
-        if None in line:
-            raise DatasetError(
-                "it has more cells than the head", where=where, remedy="Put a text with commas in quotes."
-            )
+        remedy = "Put a text with commas in quotes."
+        records.check(None not in line, "it has more cells than the head", where, remedy)
         yield _query(line, where)
 
 
 def _query(line: dict[str, str | None], where: str) -> records.Query:
     cells = {column: (line[column] or "").strip() for column in COLUMNS}
-    if empty := [column for column, cell in cells.items() if not cell]:
-        raise DatasetError(f"the {empty[0]} is empty", where=where, remedy="Fill it in, or drop the line.")
+    for column, cell in cells.items():
+        records.check(bool(cell), f"the {column} is empty", where)
     reference, target = (
         without_ending(cells[role].replace("\\", "/")).removeprefix("images/")  # as Windows writes a path
         for role in ("reference", "target")
     )
-    for image in (reference, target):
-        check_image_ids([image], where)
+    check_image_ids([reference], where)
+    check_image_ids([target], where)
     return records.Query(reference, target, (cells["text"],), where)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Int
 
 from dwclib.data.photos import PhotoTriplets
 from dwclib.data.triplets import check_captions, check_image_ids
 from dwclib.errors import ConfigError, DatasetError, brief, check_choice
-from dwclib.files import bytes_of, json_of, text_of
+from dwclib.files import json_of, text_of
 
 MOST_BYTES = 512 * 2**20  # more is no annotation file
+MEND = "Mend it, drop the record, or fetch the file again."
 
 
 class MissingError(DatasetError):
@@ -77,8 +79,7 @@ def assemble(
     for query in heard:
         _check(query, place, listing)
     spoken = [query for query in heard if query.captions]
-    if not spoken:
-        raise DatasetError("it holds no triplet", where=path, remedy="Fetch the file again.")
+    check(bool(spoken), "it holds no triplet", path)
     members = zip_longest(*([place[image] for image in query.members] for query in spoken), fillvalue=-1)
     common = {
         "identities": np.arange(len(image_ids)),
@@ -95,6 +96,12 @@ def assemble(
     )
 
 
+def check(holds: bool, problem: str, where: str | Path, remedy: str = MEND) -> None:
+    """Raise DatasetError with this problem unless what a file has to keep to holds."""
+    if not holds:
+        raise DatasetError(problem, where=where, remedy=remedy)
+
+
 def not_blank(captions: Iterable[Any]) -> tuple[Any, ...]:
     """Return the captions without blank texts; what is no text stays, to be refused."""
     return tuple(caption for caption in captions if not isinstance(caption, str) or caption.strip())
@@ -104,18 +111,10 @@ def _check(query: Query, place: dict[str, int], listing: Path) -> None:
     named = {"reference": query.reference, "target": query.target}
     named |= {f"member {number} of the subset": image for number, image in enumerate(query.members)}
     for role, image in named.items():
-        if image not in place:
-            raise DatasetError(
-                f"the {role} {image!r} is in no list of images",
-                where=query.where,
-                remedy=f"Add it to {listing}, or drop the record.",
-            )
-    if query.reference == query.target:
-        raise DatasetError(
-            f"{query.target!r} is its own reference, and no search returns its reference",
-            where=query.where,
-            remedy="Drop the record.",
-        )
+        problem = f"the {role} {image!r} is in no list of images"
+        check(image in place, problem, query.where, f"Add it to {listing}, or drop the record.")
+    problem = f"{query.target!r} is its own reference, and no search returns its reference"
+    check(query.reference != query.target, problem, query.where)
     if query.captions:
         check_captions(query.captions, query.where)
 
@@ -145,6 +144,15 @@ def locate(root: Path, *names: str, below: Sequence[str] = ("",)) -> list[Path]:
     return [paths[0] for paths in found.values()]
 
 
+def read(path: Path, how: Callable[..., Any]) -> Any:
+    """Read a file by `text_of` or `bytes_of`; raise DatasetError where that is not possible."""
+    try:
+        return how(path, most=MOST_BYTES)
+    except (OSError, ValueError) as error:
+        problem = f"the annotations cannot be read ({error})"
+        raise DatasetError(problem, where=path, remedy="Fetch them again, or save them in UTF-8.") from error
+
+
 def read_text(path: Path) -> str:
     """Read a text file in UTF-8, or in UTF-16 with its mark, as PowerShell writes it.
 
@@ -153,12 +161,7 @@ def read_text(path: Path) -> str:
     DatasetError
         When it is no file, too large, in another encoding, or cannot be read.
     """
-    return _read(path, text_of)
-
-
-def read_bytes(path: Path) -> bytes:
-    """Read a file that is no text; raise DatasetError where that is not possible."""
-    return _read(path, bytes_of)
+    return read(path, text_of)
 
 
 def read_json(path: Path, kind: type[list | dict]) -> Any:
@@ -173,14 +176,9 @@ def read_json(path: Path, kind: type[list | dict]) -> Any:
     try:
         content = json_of(text)
     except (ValueError, RecursionError) as error:
-        raise DatasetError(
-            f"the annotations are no JSON ({error})", where=path, remedy="Fetch the file again."
-        ) from error
-    if not isinstance(content, kind):
-        names = {list: "a list", dict: "an object"}
-        raise DatasetError(
-            f"it holds {type(content).__name__}, not {names[kind]}", where=path, remedy="Fetch it again."
-        )
+        raise DatasetError(f"the annotations are no JSON ({error})", where=path, remedy=MEND) from error
+    problem = f"it holds {type(content).__name__}, not {'a list' if kind is list else 'an object'}"
+    check(isinstance(content, kind), problem, path)
     return content
 
 
@@ -214,12 +212,15 @@ def fields_of(record: object, where: str, /, **kinds: type) -> list[Any]:
     found = record if isinstance(record, dict) else {}
     for name, kind in kinds.items():
         if not isinstance(value := found.get(name), kind):
-            raise DatasetError(
-                f"the field {name!r} is {'missing' if value is None else brief(value)}",
-                where=where,
-                remedy=f"Give it a {kind.__name__}, or drop the record.",
-            )
+            problem = f"the field {name!r} is {'missing' if value is None else brief(value)}"
+            raise DatasetError(problem, where=where, remedy=f"Give it a {kind.__name__}, or drop the record.")
     return [found[name] for name in kinds]
+
+
+def numbered(labels: Iterable[Hashable]) -> Int[np.ndarray, " images"]:
+    """Return one number per image, the same where the labels are the same."""
+    numbers: dict[Hashable, int] = {}
+    return np.array([numbers.setdefault(label, len(numbers)) for label in labels], dtype=np.int64)
 
 
 def check_split(split: str, hidden: str, splits: Sequence[str], where: str) -> None:
@@ -229,14 +230,3 @@ def check_split(split: str, hidden: str, splits: Sequence[str], where: str) -> N
             "the test split has no targets, so nothing can be measured on it", where=where, remedy="Use val."
         )
     check_choice("split", split, splits, where)
-
-
-def _read(path: Path, how: Callable[..., Any]) -> Any:
-    try:
-        return how(path, most=MOST_BYTES)
-    except (OSError, ValueError) as error:
-        raise DatasetError(
-            f"the annotations cannot be read ({error})",
-            where=path,
-            remedy="Fetch them again, or save them in UTF-8.",
-        ) from error

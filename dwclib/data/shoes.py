@@ -10,7 +10,7 @@ from dwclib.data import records
 from dwclib.data.finder import find_files, without_ending
 from dwclib.data.photos import PhotoTriplets, write_pictures
 from dwclib.data.synthfashion import SynthFashion
-from dwclib.errors import DatasetError, check_choice
+from dwclib.errors import check_choice
 from dwclib.files import write_json
 
 SPLITS = ("train", "test")
@@ -54,13 +54,12 @@ def load(root: Path, split: str, *, listing: str = "whole", doubled: bool = Fals
     listed = train if split == "train" else test
     there = set(listed)
     usable = [query for query in annotated if query.reference in there and query.target in there]
-    if listing == "whole" and len(usable) < len(annotated):
-        raise DatasetError(
-            f"{len(annotated) - len(usable)} of {len(annotated)} triplets have images that are in no list",
-            where=f"{path} beside {' and '.join(LISTS.values())}",
-            remedy="Fetch the lists of 10,000 and 4,658 names, or leave these triplets out: "
-            "options: {listing: shorter}.",
-        )
+    records.check(
+        listing == "shorter" or len(usable) == len(annotated),
+        f"{len(annotated) - len(usable)} of {len(annotated)} triplets have images that are in no list",
+        f"{path} beside {' and '.join(LISTS.values())}",
+        "Fetch the lists of 10,000 and 4,658 names, or leave them out: options: {listing: shorter}.",
+    )
     return records.assemble(
         _once_per_image(usable, listed) if doubled else usable,
         listed,
@@ -104,12 +103,8 @@ def _query(row: object, where: str) -> records.Query:
 def _of_split(queries: list[records.Query], split: str, trained: set[str]) -> Iterator[records.Query]:
     for query in queries:
         ends = query.reference in trained, query.target in trained
-        if ends[0] != ends[1]:
-            raise DatasetError(
-                f"of {query.reference!r} and {query.target!r} one is for training, the other is not",
-                where=query.where,
-                remedy="Move an image to the other list, or drop the record.",
-            )
+        problem = f"of {query.reference!r} and {query.target!r} one is for training, the other is not"
+        records.check(ends[0] == ends[1], problem, query.where)
         if ends[0] == (split == "train"):
             yield query
 

@@ -228,9 +228,9 @@ def test_missing_files_are_told(root):
     [
         ({"split": "val"}, "no split 'val'"),
         ({"text": "VAL"}, "no text 'VAL'.*TIRG, released"),
-        ({"pairs": 0}, "0 is no number of pairs"),
-        ({"pairs": True}, "True is no number of pairs"),
-        ({"pairs": 10**13}, "10000000000000 is no number of pairs"),
+        ({"pairs": 0}, "pairs = 0 is no whole number of 1 to 1000000"),
+        ({"pairs": True}, "pairs = True is no whole number"),
+        ({"pairs": 10**13}, "pairs = 10000000000000 is no whole number"),
         ({"seed": -1}, "the seed -1"),
     ],
 )
