@@ -92,11 +92,45 @@ def test_inception_has_the_published_branches(dimensions: int) -> None:
     assert block(torch.randn(2, 24, *[5] * dimensions)).shape == (2, 16, *[5] * dimensions)
 
 
-def test_the_average_may_come_after_its_convolution() -> None:
+@pytest.mark.parametrize("dimensions", [1, 2])
+def test_the_average_is_over_real_places_and_may_come_after_its_convolution(dimensions: int) -> None:
     torch.manual_seed(0)
-    convolve, average, norm = Inception(2, 24, 16).eval().branches[3][0]
-    x = torch.randn(2, 24, 5, 5)
-    torch.testing.assert_close(norm(average(convolve(x))), norm(convolve(average(x))))
+    layer = Inception(dimensions, 24, 16).eval().branches[3][0]
+    x = torch.randn(2, 24, *[5] * dimensions)
+    before = layer.norm(layer.convolution(layer.average(x)))
+    torch.testing.assert_close(layer(x), before)
+    constant = layer(torch.ones_like(x)).flatten(2)
+    torch.testing.assert_close(constant, constant[..., :1].expand_as(constant))  # at the border too
+
+
+def test_masked_words_are_no_part_of_means_and_statistics() -> None:
+    """In training, texts with padding are normed as the same texts one by one, put together."""
+    torch.manual_seed(0)
+    block, lengths = Inception(1, 8, 16).double(), (2, 5, 3)
+    x = torch.randn(3, 8, 9, dtype=torch.float64)
+    mask = torch.arange(9) < torch.tensor(lengths)[:, None]
+    narrow, wide = block(x[..., :5], mask[:, :5]), block(x, mask)
+    torch.testing.assert_close(narrow, wide[..., :5])
+    layer = block.branches[3][0]
+    rows = [layer.convolution(x[i : i + 1, :, :n]) for i, n in enumerate(lengths)]
+    averaged = torch.cat([layer.average(row)[0] for row in rows], dim=1)  # (C, 2 + 5 + 3)
+    normed = (averaged - averaged.mean(1, keepdim=True)) / (
+        averaged.var(1, False, keepdim=True) + 1e-5
+    ).sqrt()
+    found = torch.cat([wide[i, -2:, :n] for i, n in enumerate(lengths)], dim=1)
+    torch.testing.assert_close(found, normed)
+    assert not wide.transpose(1, 2)[~mask].any()
+
+
+@pytest.mark.parametrize("p", [3.0, 7.5, 8.0, 50.0])
+def test_the_exponent_of_gem_learns_where_a_channel_is_clamped_everywhere(p: float) -> None:
+    gem, z = GeM(p=p), torch.rand(2, 3, 5)
+    z[:, 0] = -1.0
+    gem(z).sum().backward()
+    assert gem.p.grad.isfinite()
+    exact = GeM(p=p).double()
+    torch.testing.assert_close(gem(z).double(), (z.double().clamp(min=1e-6) ** p).mean(2) ** (1 / p))
+    assert torch.autograd.gradcheck(lambda x: exact(x), z[:1, 1:].double().requires_grad_())
 
 
 def test_inception_keeps_its_sign_and_sees_two_places_to_each_side() -> None:

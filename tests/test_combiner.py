@@ -116,3 +116,9 @@ def test_the_scalar_combiner_is_the_default_one() -> None:
     assert isinstance(build_combiner(6, "scalar"), AdaptiveWeightedCombiner)
     image, text = _pair(4, 6)
     assert build_combiner(6, "scalar")(image, text)[1].shape == (4, 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_a_zero_vector_stays_zero_in_every_precision(dtype: torch.dtype) -> None:
+    found = normalise(torch.tensor([[0.0, 0.0], [3.0, 4.0]], dtype=dtype))
+    torch.testing.assert_close(found, torch.tensor([[0.0, 0.0], [0.6, 0.8]], dtype=dtype))

@@ -106,3 +106,11 @@ def test_golden_values() -> None:
     torch.testing.assert_close(
         torch.stack([hard, soft]), torch.tensor([12.877823, 12.877355]), atol=1e-4, rtol=0
     )
+
+
+def test_small_loss_selection_leaves_the_greatest_losses_out() -> None:
+    torch.manual_seed(0)
+    Q, Y, Z = normalise(torch.randn(10, 4)), normalise(torch.randn(10, 4)), torch.eye(10)
+    each = (-similarity_logits(Q, Y).log_softmax(dim=1).diagonal()).sort(descending=True).values
+    torch.testing.assert_close(contrastive_loss(Q, Y, Z, kept=0.7), each[3:].mean())
+    torch.testing.assert_close(contrastive_loss(Q, Y, Z), each.mean())

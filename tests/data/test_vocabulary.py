@@ -1,8 +1,9 @@
 """Words and their numbers."""
 
 import pytest
+import torch
 
-from dwclib.data.vocabulary import Vocabulary, words_of
+from dwclib.data.vocabulary import Vocabulary, without_padding, words_of
 from dwclib.errors import DatasetError
 
 TEXTS = ["is red and longer", "has a red belt", "Is RED, isn't it?"]
@@ -68,3 +69,19 @@ def test_a_script_without_blanks_is_split_by_character(text: str, words: list[st
 def test_a_list_that_is_no_vocabulary_is_refused(words: list[str]) -> None:
     with pytest.raises(DatasetError, match="from_texts"):
         Vocabulary(words)
+
+
+def test_the_released_code_has_one_number_for_padding_unknown_words_and_marks() -> None:
+    words = Vocabulary.from_texts(["<BOS> red <AND> long <EOS>"])
+    text = ["<BOS> red <AND> shiny <EOS>", "long"]
+    own, shared = words.encode(text), words.encode(text, one_number=True)
+    assert (own[0] > 0).all()
+    assert (shared > 0).tolist() == [[False, True, False, False, False], [True, *4 * [False]]]
+
+
+def test_texts_are_padded_to_the_longest_of_a_batch() -> None:
+    tokens = torch.tensor([[3, 0, 2, 0, 0], [4, 0, 0, 0, 0]])
+    assert without_padding(tokens).tolist() == [[3, 0, 2], [4, 0, 0]]
+    assert without_padding(torch.zeros(2, 5, dtype=torch.long)).shape == (2, 1)
+    features = torch.zeros(2, 5)
+    assert without_padding(features) is features

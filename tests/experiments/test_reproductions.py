@@ -43,7 +43,8 @@ def test_every_dataset_has_a_recipe_and_a_faster_one():
 @pytest.mark.parametrize("name", real_recipes())
 def test_a_recipe_has_the_published_widths_and_encoders(name):
     config = read_recipe(name)
-    assert (config.model.dim, config.model.cnn, config.model.cnn_weights) == (1024, "resnet50.tv_in1k", "imagenet")
+    model = config.model
+    assert (model.dim, model.cnn, model.cnn_weights) == (1024, "resnet50.tv_in1k", "imagenet")
     if not name.endswith("-fast"):
         training = config.training
         assert (config.model.clip, config.model.clip_weights) == ("RN50", "openai")

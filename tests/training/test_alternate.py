@@ -180,6 +180,19 @@ def test_no_gradient_reaches_the_teacher() -> None:
         assert not lesson.targets.requires_grad
 
 
+def test_a_released_teacher_sees_the_reference_twice_before_the_student_learns() -> None:
+    """Batch norm's running statistics tell in which order: reference twice, then the student's own passes."""
+    released = {"teacher_target": "reference", "teacher_mode": "train", "share_maps": False}
+    dwc, _ = _trained(**released)
+    other, batch = _dwc(), _batch()
+    resnet = other["cnn"].cnn.train()
+    with torch.no_grad():
+        for pictures in (batch.references, batch.references, batch.references, batch.targets):
+            resnet(pictures["cnn"])
+    first = next(name for name, _ in resnet.named_buffers() if name.endswith("running_var"))
+    torch.testing.assert_close(dwc["cnn"].cnn.get_buffer(first), resnet.get_buffer(first))
+
+
 def test_mirroring_mirrors_the_chosen_pictures() -> None:
     dwc, batch = _dwc(), _batch()
     chosen = torch.zeros(2, SIZE, dtype=torch.bool)
