@@ -1,9 +1,11 @@
 """The glossary: each term's first use in a notebook leads to it."""
 
+import io
 import re
 from pathlib import Path
 
 import pytest
+from sphinx.application import Sphinx
 
 from dwclib.book.execute import Book
 from dwclib.book.notebooks import read_notebook, source_of
@@ -72,3 +74,23 @@ def test_a_link_to_the_glossary_leads_to_an_entry(path):
     for _, page, slug in LINK.findall(text):
         assert slug in entries()
         assert (path.parent / page).resolve() == ROOT / "book" / "glossary.md"
+
+
+def test_a_link_shows_the_definition_under_the_mouse(tmp_path):
+    """Pages are built as the site is, with a warning for what leads nowhere."""
+    pages = {
+        "book/glossary.md": "# Glossary\n\n## Statistics\n\n### Holm's method\n\nA correction\nof p-values.\n",
+        "index.md": "# Page\n\n[Holm](book/glossary.md#holms-method), [all](book/glossary.md)\n\n"
+        "```{toctree}\nbook/glossary\n```\n",
+    }
+    (tmp_path / "book").mkdir()
+    for name, text in pages.items():
+        (tmp_path / name).write_text(text)
+    settings = {"extensions": ["myst_parser", "dwclib.book.hover"], "myst_heading_anchors": 3}
+    warnings, out = io.StringIO(), tmp_path / "html"
+    Sphinx(tmp_path, None, out, tmp_path / "trees", "html", settings, status=None, warning=warnings).build()
+    page = (out / "index.html").read_text()
+    (anchor,) = re.findall(r'glossary.html#([\w-]+)" title="A correction of p-values."', page)
+    assert f'id="{anchor}"' in (out / "book" / "glossary.html").read_text()
+    assert page.count('title="A correction') == 1
+    assert warnings.getvalue() == ""
