@@ -55,9 +55,8 @@ def census(name: str, root: Path | str) -> tuple[list[Count], dict[str, DatasetE
             problems[label] = error
     if all(isinstance(error, MissingError) for error in problems.values()) and not counts:
         first = next(iter(problems.values()))
-        raise MissingError(
-            f"the folder holds nothing of {name}: {first.problem}, and so on", where=root, remedy=first.remedy
-        )
+        problem = f"the folder holds nothing of {name}: {first.problem}, and so on"
+        raise MissingError(problem, where=root, remedy=first.remedy)
     return counts, problems
 
 

@@ -43,8 +43,8 @@ def load(root: Path, split: str) -> PhotoTriplets:
         root, f"captions/cap.rc2.{split}.json", f"image_splits/split.rc2.{split}.json", below=("", "cirr")
     )
     listed = records.read_json(listing, dict)
-    paths = records.fields_of(listed, str(listing), **dict.fromkeys(listed, str))
-    paths = list(map(without_ending, paths))
+    files = records.fields_of(listed, str(listing), **dict.fromkeys(listed, str))
+    paths = list(map(without_ending, files))
     check_image_ids(paths, str(listing))
     return records.assemble(
         [_query(row, where) for where, row in records.read_records(path)],

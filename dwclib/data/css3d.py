@@ -27,7 +27,7 @@ PARTS = {split: records.Part({"split": split}) for split in SPLITS}
 ARRAY = re.compile(r"[<>|=][biufSU]\d{1,4}")  # types whose bytes are numbers or texts
 MOST_OBJECTS = 20_000_000  # more fill the memory of a laptop
 # Instructions of a pickle that make a number, a text, a list, a tuple, a dict, or what numpy's arrays need.
-# Longer numbers than those of LONG1 are not written: Python itself would not print them.
+# Numbers beyond those of LONG1 are refused: the longest of them Python itself would not print.
 PLAIN = frozenset(
     re.findall(
         r"\w+",

@@ -201,11 +201,8 @@ def _synthfashion(described: str) -> tuple[SynthFashion, SynthFashion]:
 
 def _photos(data: PhotoConfig) -> tuple[PhotoTriplets, PhotoTriplets]:
     if data.root is None:
-        raise ConfigError(
-            "it does not say where the dataset lies",
-            where="data.root",
-            remedy=f"Add --data PATH, the folder that holds {data.dataset}.",
-        )
+        remedy = f"Add --data PATH, the folder that holds {data.dataset}."
+        raise ConfigError("it does not say where the dataset lies", where="data.root", remedy=remedy)
     found: list[PhotoTriplets] = []
     own = (data.train_options, data.val_options)
     for split, options in zip(splits(data.dataset), own, strict=True):

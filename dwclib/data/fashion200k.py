@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -25,17 +25,8 @@ PARTS = {
 }
 
 
-class Family(NamedTuple):
-    """Captions that are the same but for one word, as one of them sees it.
-
-    Fields
-    ------
-    own : which of the groups it is in.
-    groups : captions, one group for each word in the place that differs.
-    """
-
-    own: int
-    groups: list[list[str]]
+# One of the words in which captions differ that else are the same, and the captions by that word.
+Family = tuple[str, dict[str, list[str]]]
 
 
 def load(
@@ -116,11 +107,8 @@ def _read_labels(folder: Path, split: str) -> dict[str, str]:
             records.check(image not in found, f"the image {image!r} occurs twice", where)
             found[image] = caption
     if not found:
-        raise records.MissingError(
-            f"there is no label for {split}",
-            where=folder,
-            remedy=f"Looked for files *_{split}_*.txt. Fetch them, or name the folder that holds labels.",
-        )
+        remedy = f"Looked for files *_{split}_*.txt. Fetch them, or name the folder that holds labels."
+        raise records.MissingError(f"there is no label for {split}", where=folder, remedy=remedy)
     return found
 
 
@@ -169,8 +157,9 @@ def _draw_pairs(captions: Sequence[str], count: int, seed: int, where: Path) -> 
     rng = np.random.default_rng(checked_seed(seed))
     references, pairs = rng.choice(changeable, count).tolist(), []
     for reference, draws in zip(references, rng.random((count, 4)).tolist(), strict=True):
-        family = _pick(families[captions[reference]], draws[0])
-        caption = _pick(_pick_other(family, draws[1]), draws[2])
+        word, by_word = _pick(families[captions[reference]], draws[0])
+        another = _pick([other for other in by_word if other != word], draws[1])
+        caption = _pick(by_word[another], draws[2])
         pairs.append((reference, _pick(images[caption], draws[3])))
     return pairs
 
@@ -188,21 +177,14 @@ def _families(captions: Iterable[str]) -> dict[str, list[Family]]:
             by_rest.setdefault(rest, {}).setdefault(word, []).append(caption)
     found: dict[str, list[Family]] = {}
     for by_word in by_rest.values():
-        groups = list(by_word.values())
-        for own, group in enumerate(groups if len(groups) > 1 else []):
+        for word, group in by_word.items() if len(by_word) > 1 else ():
             for caption in group:
-                found.setdefault(caption, []).append(Family(own, groups))
+                found.setdefault(caption, []).append((word, by_word))
     return found
 
 
 def _pick(options: Sequence[Any], draw: float) -> Any:
     return options[int(draw * len(options))]
-
-
-def _pick_other(family: Family, draw: float) -> list[str]:
-    """Return a group other than the caption's own."""
-    place = int(draw * (len(family.groups) - 1))
-    return family.groups[place + (place >= family.own)]
 
 
 def _caption(dataset: SynthFashion, image: int) -> str:

@@ -119,11 +119,8 @@ def _write_annotations(folder: Path, dataset: SynthFashion, split: str, category
         if dataset.codes[reference, 0] == code
     ]
     if not rows:
-        raise ConfigError(
-            f"{len(names)} images hold no triplet of a {category}",
-            where=dataset.name,
-            remedy="Ask for more images, or another seed.",
-        )
+        problem = f"{len(names)} images hold no triplet of a {category}"
+        raise ConfigError(problem, where=dataset.name, remedy="Ask for more images, or another seed.")
     listed = [name for name, row in zip(names, dataset.codes, strict=True) if row[0] == code]
     write_json(folder / "captions" / f"cap.{category}.{split}.json", rows)
     write_json(folder / "image_splits" / f"split.{category}.{split}.json", listed)

@@ -117,12 +117,10 @@ def _found(place: Path, names: set[str], prefer: str) -> dict[str, str]:
             by_stem[stem].append(photo)
     found = {name: _fitting(name, by_stem[_stem(name)], place.name, prefer) for name in names}
     if several := sorted(name for name, paths in found.items() if len(paths) > 1 and not _same(paths)):
-        first, second = sorted(found[several[0]])[:2]
-        raise DatasetError(
-            f"the image {several[0]!r} has several files that differ, and so have {len(several) - 1} others",
-            where=f"{first} and {second}",
-            remedy="Keep one of each.",
-        )
+        problem = f"the image {several[0]!r} has several files that differ"
+        problem += f", and so have {len(several) - 1} others"
+        where = " and ".join(sorted(found[several[0]])[:2])
+        raise DatasetError(problem, where=where, remedy="Keep one of each.")
     return {name: paths[0] for name, paths in found.items() if paths}
 
 

@@ -139,7 +139,7 @@ def _read(path: Path) -> Iterator[records.Query]:
 
     A text with a comma that is not in quotes makes a line longer than the head; it would be cut silently.
     """
-    reader = csv.DictReader(io.StringIO(records.read_text(path), newline=""), strict=True)
+    reader = csv.DictReader(io.StringIO(records.read(path), newline=""), strict=True)
     try:
         head = reader.fieldnames or []
         lines = [(f"{path}, line {reader.line_num}", line) for line in reader]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,7 +17,7 @@ from dwclib.data import images
 from dwclib.data.images import ImageFolder, image_store, read_image
 from dwclib.data.triplets import Triplets
 from dwclib.errors import DatasetError
-from dwclib.files import atomic, cache_folder, fingerprint
+from dwclib.files import cache_folder, fingerprint, write_json
 
 if TYPE_CHECKING:
     from dwclib.data.synthfashion import SynthFashion
@@ -108,19 +107,15 @@ class PhotoTriplets(Triplets):
         rows = np.flatnonzero(usable[self.references] & usable[self.targets])
         if not len(rows):
             there = usable[self._needed]
-            raise DatasetError(
-                f"no triplet has both its images: {there.sum():,} of {len(there):,} can be used",
-                where=self.name,
-                remedy="Name the folder that holds the photos, or fetch them.",
-            )
+            problem = f"no triplet has both its images: {there.sum():,} of {len(there):,} can be used"
+            remedy = "Name the folder that holds the photos, or fetch them."
+            raise DatasetError(problem, where=self.name, remedy=remedy)
         return rows
 
     @property
     def _needed(self) -> Int[np.ndarray, " needed"]:
-        roles = [self.references, self.targets, self.gallery]
-        needed = np.unique(
-            np.concatenate([*roles, *([] if self.members is None else [self.members.ravel()])])
-        )
+        members = [] if self.members is None else [self.members.ravel()]
+        needed = np.unique(np.concatenate([self.references, self.targets, self.gallery, *members]))
         return needed[needed >= 0]
 
     @cached_property
@@ -140,14 +135,11 @@ class PhotoTriplets(Triplets):
         if not problems:
             return
         listed = cache_folder("missing") / f"{self.name.replace('/', '-')}.json"
-        with atomic(listed) as target:
-            target.write_text(json.dumps(problems, indent=1), encoding="utf-8")
-        first, problem = next(iter(problems.items()))
-        raise DatasetError(
-            f"{len(problems)} of {len(self.files)} images {what}, the first is {first!r} ({problem})",
-            where=self.name,
-            remedy=f"All are listed in {listed}. Fetch them, or drop their triplets: missing: drop.",
-        )
+        write_json(listed, problems)
+        first, why = next(iter(problems.items()))
+        problem = f"{len(problems)} of {len(self.files)} images {what}, the first is {first!r} ({why})"
+        remedy = f"All are listed in {listed}. Fetch them, or drop their triplets: missing: drop."
+        raise DatasetError(problem, where=self.name, remedy=remedy)
 
 
 def write_pictures(

@@ -144,24 +144,19 @@ def locate(root: Path, *names: str, below: Sequence[str] = ("",)) -> list[Path]:
     return [paths[0] for paths in found.values()]
 
 
-def read(path: Path, how: Callable[..., Any]) -> Any:
-    """Read a file by `text_of` or `bytes_of`; raise DatasetError where that is not possible."""
-    try:
-        return how(path, most=MOST_BYTES)
-    except (OSError, ValueError) as error:
-        problem = f"the annotations cannot be read ({error})"
-        raise DatasetError(problem, where=path, remedy="Fetch them again, or save them in UTF-8.") from error
-
-
-def read_text(path: Path) -> str:
-    """Read a text file in UTF-8, or in UTF-16 with its mark, as PowerShell writes it.
+def read(path: Path, how: Callable[..., Any] = text_of) -> Any:
+    """Read a text file in UTF-8, or in UTF-16 with its mark, as PowerShell writes it; or one of bytes.
 
     Raises
     ------
     DatasetError
         When it is no file, too large, in another encoding, or cannot be read.
     """
-    return read(path, text_of)
+    try:
+        return how(path, most=MOST_BYTES)
+    except (OSError, ValueError) as error:
+        problem = f"the annotations cannot be read ({error})"
+        raise DatasetError(problem, where=path, remedy="Fetch them again, or save them in UTF-8.") from error
 
 
 def read_json(path: Path, kind: type[list | dict]) -> Any:
@@ -172,7 +167,7 @@ def read_json(path: Path, kind: type[list | dict]) -> Any:
     DatasetError
         When it cannot be read, is no JSON, or not of this kind at its top.
     """
-    text = read_text(path)
+    text = read(path)
     try:
         content = json_of(text)
     except (ValueError, RecursionError) as error:
@@ -190,7 +185,7 @@ def read_records(path: Path) -> Iterator[tuple[str, Any]]:
 
 def read_lines(path: Path) -> Iterator[tuple[str, str]]:
     """Yield the lines of a text file that are not empty, and before each where it stands, for messages."""
-    for number, line in enumerate(re.split(r"\r\n?|\n", read_text(path)), 1):
+    for number, line in enumerate(re.split(r"\r\n?|\n", read(path)), 1):
         if line.strip():
             yield f"{path}, line {number}", line
 
