@@ -1,12 +1,13 @@
 import os
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from dwclib.data import census, datasets
+from dwclib.data import census, datasets, images
 from dwclib.data.finder import find_files
 from dwclib.data.photos import PhotoTriplets
 from dwclib.errors import DatasetError
@@ -85,6 +86,21 @@ def test_a_photo_that_was_replaced_under_its_old_time_stamp_is_seen(folder):
     os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
     assert path.stat().st_mtime_ns == state.st_mtime_ns
     assert load(folder).pictures[1, 4, 4, 1] == 250
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "again"), [("BICUBIC", "BILINEAR", True), ("upright", "turned", False)]
+)
+def test_photos_are_decoded_again_once_their_preparation_is_another(
+    folder, tmp_path_factory, monkeypatch, old, new, again
+):
+    before = load(folder).pictures.filename
+    code = Path(images.__file__).read_text()
+    assert old in code
+    edited = tmp_path_factory.mktemp("edited") / "images.py"
+    edited.write_text(code.replace(old, new))
+    monkeypatch.setattr(images, "__file__", str(edited))
+    assert (load(folder).pictures.filename != before) == again
 
 
 @on_linux
