@@ -2,4 +2,4 @@
 
 from dwclib import lazy
 
-__getattr__, __dir__ = lazy(__name__, exercises="exercise", voice="finding in_words say")
+__getattr__, __dir__ = lazy(__name__, exercises="exercise", voice="claimed finding in_words number say")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -56,13 +57,15 @@ def claims_page(path: Path = CLAIMS, *, profile: str = "laptop", folder: Path = 
     profile, folder : of the results that decide.
     """
     parts = judge(path, profile=profile, folder=folder)
-    head = ("part", "tested by", "effect with its 95 % interval", "verdict")
+    head = ("verdict", "part", "tested by", "effect with its 95 % interval")
     sections = [
-        f"## {claim}\n\n*{content.says}*\n\n{_table(head, [_row(p) for p in parts if p.claim == claim])}"
+        f"## {claim}: {content.name}\n\n*{content.says}*\n\n"
+        + _table(head, [_row(part) for part in parts if part.claim == claim])
         for claim, content in read_claims(path).items()
     ]
-    tests = sum(part.found is not None for part in parts)
-    return _CLAIMS.format(sections="\n\n".join(sections), profile=profile, tests=tests)
+    counts = [f"{verdict}: {n}" for verdict, n in Counter(part.verdict for part in parts).most_common()]
+    shown = {"counts": "; ".join(counts), "sections": "\n\n".join(sections)}
+    return _CLAIMS.format(**shown, profile=profile, tests=parts[0].tests)
 
 
 def draw_reported(path: Path) -> Path:
@@ -123,8 +126,9 @@ def _title(path: Path) -> str:
 
 
 def _row(part: Part) -> tuple[str, ...]:
-    effect = part.why_not if part.found is None else f"{part.found.interval} {part.unit}"
-    return part.says, part.where, effect, f"**{part.verdict}**"
+    shown = f"[notebook {part.notebook[:2]}](../notebooks/{part.notebook}.ipynb)"
+    tested_by = f"{part.tested_by} ({shown})" if part.found else shown
+    return f"**{part.verdict}**", part.says, tested_by, part.effect
 
 
 def _cell(value: object) -> str:
@@ -140,26 +144,30 @@ def _bold_dwc(cells: Sequence[str]) -> list[str]:
 _EXECUTION = """# When and where each page was executed
 
 Every number and figure in this book comes from a run of the notebook that shows it, by papermill, from its
-first cell to its last. A page whose notebook, library, data or parameters have changed is executed again.
+first cell to its last, or from rows in `data/results/` that it reads and names: trainings and benchmarks that
+were made before. A page whose notebook, library, data or parameters have changed is executed again.
 
 {table}
 """
 
 _CLAIMS = """# The paper's claims, and what they come to here
 
+Parts of the paper's claims, by verdict: **{counts}**.
+
 What the paper says, part by part, and what the experiments of part 3 found: on SynthFashion, with the book's
-small pre-trained networks and short trainings (profile *{profile}*). A verdict here is a verdict about this
-setting. The parts and their tests were written down in `data/claims.yml` before any result was looked at;
-this page is computed from the stored rows each time the book is built.
+small pre-trained networks (profile *{profile}*). A verdict here is a verdict about this setting. The parts
+and their tests were written down in `data/claims.yml` before any result was looked at; this page is computed
+from the stored rows each time the book is built. Other pages quote a verdict from here.
 
-**The rule.** Each part is put so that it says "this difference is positive". It is
+**The rule.** Each part is put so that it says "this difference is positive". The verdict is
 
-- **supported here** if its interval lies above zero, and its p-value, corrected by Holm for all {tests}
-  tests of this page, is below 0.05;
-- **not supported here** if its interval lies below zero likewise, or lies wholly below 1: there may be an
-  effect, but it is too small to be worth the name (a point of Recall@10, a hundredth of a weight, a distance
-  or a correlation);
-- **not detectable** otherwise: these runs cannot tell;
+- **supported** if the interval lies above zero, and the p-value, corrected by Holm for all {tests} tests of
+  this page, is below 0.05;
+- **opposite** if the interval lies below zero, likewise;
+- **no effect of a point or more** if neither holds and the whole interval lies between -1 and 1: there may be
+  an effect, but it is too small to be worth the name. What is measured in hundredths (of a weight, a distance
+  or a correlation) has the same rule, and the words *of a hundredth or more*;
+- **cannot tell** for everything else: these runs leave it open;
 - **not testable here** if nothing in this world could tell.
 
 The interval is the wider one of two: Student's t over seeds, and a bootstrap over seeds and queries (notebook
@@ -185,7 +193,8 @@ Reported Recall@10. Green: DWC. Methods above it on FashionIQ and Shoes use larg
 
 Whether the row of Combiner is truly of the VAL protocol is disputed: its evaluator keeps the original
 gallery. On Fashion200K the text that goes in differs between methods; DWC's released code appends the
-target's own caption, which notebook 16 examines.
+target's own caption, which notebook 16 examines. [GloVe](glossary.md#glove) and BiGRU name how a method reads
+words.
 
 ## Sources
 

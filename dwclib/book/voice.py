@@ -1,9 +1,11 @@
-"""One voice for findings: an interval becomes a sentence, and a sentence is shown."""
+"""One voice for findings: numbers and verdicts become sentences, and sentences are shown."""
 
 from __future__ import annotations
 
 from IPython.display import Markdown, display
 
+from dwclib.experiments.claims import verdict_of
+from dwclib.experiments.quantities import quantity
 from dwclib.experiments.statistics import Comparison, Gain, Interval, in_words
 
 
@@ -36,3 +38,26 @@ def say(*sentences: str) -> None:
     """Show sentences below a cell: one as a paragraph, several as a list."""
     text = sentences[0] if len(sentences) == 1 else "\n".join(f"- {sentence}" for sentence in sentences)
     display(Markdown(text))
+
+
+def number(name: str, measure: str, *, profile: str = "laptop") -> str:
+    """Return a headline quantity, "48.8 [48.1, 49.5]", marked so that a test finds it on every page.
+
+    Parameters
+    ----------
+    name, measure, profile : as `dwclib.experiments.quantity` takes them.
+    """
+    found = quantity(name, measure, profile=profile)
+    return f'<span data-quantity="{name}, {measure}">{found}</span>'
+
+
+def claimed(part: str, *, profile: str = "laptop") -> str:
+    """Return the verdict on a part of a claim as the claims page has it, with a link to that page.
+
+    Parameters
+    ----------
+    part, profile : as `dwclib.experiments.verdict_of` takes them.
+    """
+    found = verdict_of(part, profile=profile)
+    among = f", of the {found.tests} tests" if found.found else ""
+    return f"verdict: **{found.verdict}**, {found.effect}{among} on the [claims page](../book/claims.md)"

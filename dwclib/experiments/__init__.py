@@ -8,5 +8,8 @@ __getattr__, __dir__ = lazy(
     rows="query_groups compute_row code_fingerprint pack unpack",
     statistics="MARGIN Interval Gain Comparison mean_interval crossed_interval gain_of mean_gain compare "
     "holm detectable verdict in_words",
-    store="FOLDER Results Verified load missing run verify",
+    results="Results differing",
+    store="FOLDER Verified load missing run verify",
+    quantities="quantity row_of",
+    claims="verdict_of",
 )

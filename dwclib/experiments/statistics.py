@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 
 from dwclib.errors import ConfigError
 
-MARGIN = 1.0  # points of Recall@10: less is no effect worth the name
+MARGIN = 1.0  # of a unit, such as a point of Recall@10: less is no effect worth the name
 LEVEL = 0.05  # of a p-value
 Key = TypeVar("Key")
 
@@ -36,10 +36,11 @@ class Interval(NamedTuple):
 
 
 class Gain(NamedTuple):
-    """A paired difference in points: its 95 % interval, and the p-value against no difference at all."""
+    """A paired difference: its 95 % interval, the p-value against no difference at all, and its unit."""
 
     interval: Interval
     p: float
+    unit: str = "point"
 
 
 class Comparison(NamedTuple):
@@ -114,25 +115,24 @@ def gain_of(differences: Float[np.ndarray, "seeds queries"], *, resamples: int =
     return Gain(interval, max(student, min(1.0, 2 * float(beyond)), 1 / resamples))
 
 
-def mean_gain(values: Sequence[float]) -> Gain:
-    """Return Student's interval and p-value of differences, one number per seed."""
+def mean_gain(values: Sequence[float], *, unit: str = "point") -> Gain:
+    """Return Student's interval and p-value of differences, one number per seed, in a unit."""
     from scipy import stats
 
     interval = mean_interval(values)
-    return Gain(interval, float(stats.ttest_1samp(values, 0.0).pvalue))
+    return Gain(interval, float(stats.ttest_1samp(values, 0.0).pvalue), unit)
 
 
-def compare(gains: Mapping[Key, Gain], *, margin: float = MARGIN) -> dict[Key, Comparison]:
+def compare(gains: Mapping[Key, Gain]) -> dict[Key, Comparison]:
     """Return verdicts for gains that are looked at together: the more there are, the less each is believed.
 
     Parameters
     ----------
     gains : by name.
-    margin : as `verdict` takes it.
     """
     corrected = holm([gain.p for gain in gains.values()])
     return {
-        name: Comparison(gain.interval, float(p), verdict(gain.interval, p=float(p), margin=margin))
+        name: Comparison(gain.interval, float(p), verdict(gain.interval, p=float(p), unit=gain.unit))
         for (name, gain), p in zip(gains.items(), corrected, strict=True)
     }
 
@@ -162,21 +162,22 @@ def detectable(values: Sequence[float] | Float[np.ndarray, " seeds"], *, power: 
     return float(effect) * math.sqrt(2) * float(np.std(values, ddof=1))
 
 
-def verdict(interval: Interval, *, p: float, margin: float = MARGIN) -> str:
+def verdict(interval: Interval, *, p: float, unit: str = "point") -> str:
     """Say what an interval allows to say of a claim that a difference is positive; the rule of the book.
 
-    "supported": the interval is above zero, and so is the corrected p-value below 5 %. "not supported": the
-    interval is below zero likewise, or it leaves no room for an effect of `margin` points. Else "not
-    detectable".
+    "supported": the interval is above zero, and the corrected p-value below 5 %. "opposite": it is below zero
+    likewise. "no effect of a point or more": the whole interval is nearer to zero than `MARGIN`. Else "cannot
+    tell".
 
     Parameters
     ----------
-    interval : of the difference, in points.
+    interval : of the difference, in units.
     p : against no difference, corrected for the number of comparisons.
-    margin : the smallest effect worth the name.
+    unit : in the singular; the margin is one of it.
     """
-    said = in_words(Gain(interval, p), more="supported", less="not supported", same="not detectable")
-    return "not supported" if said == "not detectable" and interval.high < margin else said
+    said = in_words(Gain(interval, p), more="supported", less="opposite", same="cannot tell")
+    within = interval.low > -MARGIN and interval.high < MARGIN
+    return f"no effect of a {unit} or more" if said == "cannot tell" and within else said
 
 
 def in_words(

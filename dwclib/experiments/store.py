@@ -13,25 +13,20 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
 from tqdm import tqdm
 
-from dwclib.errors import ConfigError, ResultsError, check_choice
+from dwclib.errors import ConfigError, ResultsError
 from dwclib.experiments.cluster import compute
 from dwclib.experiments.grid import Cell, Grid
-from dwclib.experiments.rows import Groups, Row, StoredRow, code_fingerprint, query_groups, unpack
+from dwclib.experiments.results import Results, key_of
+from dwclib.experiments.rows import Row, StoredRow, code_fingerprint
 from dwclib.experiments.schema import REMEDY, Kept, Plain, read_sealed, sealed
-from dwclib.experiments.statistics import Gain, Interval, crossed_interval, gain_of
 from dwclib.files import DATA, atomic, cache_folder, check_changeable, fingerprint
 from dwclib.training.config import parse_config
-
-if TYPE_CHECKING:
-    from dwclib.data.synthfashion import SynthFashion
 
 FOLDER = DATA / "results"
 MEASURED = ("ranks", "metrics", "validation", "weights", "probes", "gaps")  # what of a row is a result
@@ -84,7 +79,7 @@ def run(
         computed = compute(waiting, grid, jobs=jobs, device=device, scheduler=scheduler, end=end)
         with closing(computed) as finished:
             for row in tqdm(finished, total=len(waiting), disable=not progress, desc=grid.name, unit="run"):
-                rows[_key_of(row)] = row
+                rows[key_of(row)] = row
                 _write_rows(path, grid, rows)
     return load(grid, folder=folder)
 
@@ -146,7 +141,7 @@ def verify(
         computed = compute(drawn, grid, jobs=jobs, device="cpu", scheduler=scheduler)
         with closing(computed) as finished:
             bar = tqdm(finished, total=len(drawn), disable=not progress, desc=grid.name, unit="run")
-            fresh = {_key_of(row): row for row in bar}
+            fresh = {key_of(row): row for row in bar}
         _check_equal(rows, fresh, grid, path)
         found = Verified(len(drawn), len(stale))
         kept = {cell.key: _stamped(rows[cell.key], cell, grid, found) for cell in stale}
@@ -184,107 +179,12 @@ def load(grid: Grid, *, folder: Path = FOLDER) -> Results:
     return found
 
 
-class Results:
-    """The rows of a grid, one per cell, in the order of its cells.
-
-    Attributes
-    ----------
-    grid : what was run.
-    rows : per run its variant, setting, seed, configuration, metrics, seconds, device, versions and the
-        fingerprint of its code; and packed, the rank of every query's target.
-    """
-
-    def __init__(self, grid: Grid, rows: list[dict[str, Any]]) -> None:
-        self.grid, self.rows = grid, rows
-        self._by_key = {_key_of(row): row for row in rows}
-
-    @cached_property
-    def stale(self) -> list[dict[str, Any]]:
-        """The rows that other code than today's has computed."""
-        return [
-            row for row in self.rows if row["code"] != code_fingerprint(row["variant"] in self.grid.probed)
-        ]
-
-    @cached_property
-    def dataset(self) -> SynthFashion:
-        """The queries that all rows were measured on, those of the first setting."""
-        from dwclib.data.datasets import load_data
-
-        return load_data(self.grid.cells()[0].config.data)[1]
-
-    @cached_property
-    def groups(self) -> Groups:
-        """The groups of queries, as `query_groups` makes them."""
-        return query_groups(self.dataset)
-
-    def row(self, variant: str, setting: str, seed: int) -> dict[str, Any]:
-        """Return one run's row."""
-        self.grid.only(variants=[variant], settings=[setting])
-        return self._by_key[variant, setting, seed]
-
-    def runs_of(self, variant: str, setting: str = "") -> list[dict[str, Any]]:
-        """Return a variant's rows, one per seed, in a setting; in the first by default."""
-        setting = setting or next(iter(self.grid.settings))
-        return [self.row(variant, setting, seed) for seed in range(self.grid.seeds)]
-
-    def hits(
-        self, variant: str, setting: str = "", *, stream: str = "clip", k: int = 10, group: str = "all"
-    ) -> Float[np.ndarray, "seeds members"]:
-        """Return 100 where a run finds a query's target among the first `k`, and 0 elsewhere.
-
-        Parameters
-        ----------
-        variant, setting : of the grid; the first setting by default.
-        stream : "clip", "cnn" or "both".
-        k : of the recall.
-        group : of queries, one of `groups`.
-        """
-        check_choice("group", group, self.groups, f"grid {self.grid.name}")
-        rows = self.runs_of(variant, setting)
-        check_choice("stream", stream, rows[0]["ranks"], f"grid {self.grid.name}")
-        ranks = np.stack([unpack(row["ranks"][stream]) for row in rows])
-        return 100.0 * (ranks[:, self.groups[group]] <= k)
-
-    def recall(self, variant: str, setting: str = "", **options: Any) -> Interval:
-        """Return the mean Recall@K over seeds, in per cent, with its 95 % interval.
-
-        Parameters
-        ----------
-        variant, setting, **options : as `hits` takes them.
-        """
-        return crossed_interval(self.hits(variant, setting, **options))
-
-    def gain(
-        self, variant: str, over: str, setting: str = "", *, over_setting: str | None = None, **options: Any
-    ) -> Gain:
-        """Return by how many points of Recall@K a variant is ahead of another, paired by seed and query.
-
-        Parameters
-        ----------
-        variant, over : the two.
-        setting, over_setting : in which setting of the dials each; the first, and the same, by default.
-        **options : "stream", "k" and "group", as `hits` takes them.
-        """
-        second = setting if over_setting is None else over_setting
-        return gain_of(self.hits(variant, setting, **options) - self.hits(over, second, **options))
-
-    def best(self, variants: Sequence[str], *, stream: str = "clip", setting: str = "") -> str:
-        """Return which variant has the best mean R@10 on validation queries; the evaluation is not asked."""
-        return max(
-            variants, key=lambda v: np.mean([row["validation"][stream] for row in self.runs_of(v, setting)])
-        )
-
-
 def _missing(grid: Grid, rows: Mapping[Any, Row]) -> list[Cell]:
     return [cell for cell in grid.cells() if not _is_fresh(rows.get(cell.key), cell, grid)]
 
 
 def _path_of(grid: Grid, folder: Path) -> Path:
     return folder / grid.name / f"{grid.profile}.json"
-
-
-def _key_of(row: Mapping[str, Any]) -> tuple[str, str, int]:
-    return row["variant"], row["setting"], row["seed"]
 
 
 def _is_of(row: Mapping[str, Any] | None, cell: Cell) -> bool:
@@ -352,7 +252,7 @@ def _read_rows(path: Path, grid: Grid) -> dict[tuple[str, str, int], Row]:
     content = read_sealed(path, _File)
     if (content["grid"], content["profile"]) != (grid.name, grid.profile):
         raise ResultsError(f"these are rows of the grid {content['grid']}", where=path, remedy=REMEDY)
-    return {_key_of(row): row for row in content["rows"]}
+    return {key_of(row): row for row in content["rows"]}
 
 
 def _write_rows(path: Path, grid: Grid, rows: Mapping[Any, Row]) -> None:

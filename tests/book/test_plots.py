@@ -113,11 +113,12 @@ def test_a_curve_shows_means_intervals_and_its_name():
 
 
 def test_a_forest_has_a_row_and_a_colour_for_every_verdict():
-    said = dict(zip("abc", ("supported", "not supported", "not detectable"), strict=True))
+    kinds = ("supported", "opposite", "cannot tell", "no effect of a point or more")
+    said = dict(zip("abcd", kinds, strict=True))
     rows = {name: Comparison(Interval(1.0, -1.0, 3.0), 0.5, verdict) for name, verdict in said.items()}
     axis = plots.forest(rows, title="no effect", xlabel="points")
     colours = [line.get_color() for line in axis.lines if line.get_marker() == "o"]
-    assert colours == [plots.VERDICTS[verdict] for verdict in said.values()]
+    assert colours == [plots.MIX, plots.TEXT, plots.GREY, plots.INK]
     assert [label.get_text() for label in axis.get_yticklabels()] == list(said)
     assert "no effect" in texts(axis.figure)
 
@@ -156,7 +157,7 @@ def _curve(world, pictures):
     return figure
 
 
-COMPARED = Comparison(Interval(1.0, -1.0, 3.0), 0.5, "not detectable")
+COMPARED = Comparison(Interval(1.0, -1.0, 3.0), 0.5, "cannot tell")
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from dwclib.book import finding, in_words, say
-from dwclib.experiments import Comparison, Gain, Interval
+from dwclib.book import claimed, finding, in_words, number, say
+from dwclib.experiments import Comparison, Gain, Interval, quantity, verdict_of
 
 ABOVE, BELOW, BETWEEN = Interval(2.0, 1.0, 3.0), Interval(-2.0, -3.0, -1.0), Interval(0.5, -1.0, 2.0)
 
@@ -15,7 +15,7 @@ ABOVE, BELOW, BETWEEN = Interval(2.0, 1.0, 3.0), Interval(-2.0, -3.0, -1.0), Int
     [((ABOVE,), "better"), ((BELOW,), "worse"), ((BETWEEN,), "no detectable difference"),
      ((Interval(1.0, 0.0, 2.0),), "no detectable difference"), ((Gain(ABOVE, 0.01),), "better"),
      ((Gain(ABOVE, 0.05),), "no detectable difference"),
-     ((Comparison(BELOW, 0.2, "not detectable"),), "no detectable difference"),
+     ((Comparison(BELOW, 0.2, "cannot tell"),), "no detectable difference"),
      ((ABOVE, Gain(ABOVE, 0.01)), "better"), ((BELOW, BELOW), "worse"),
      ((ABOVE, BELOW), "no detectable difference"), ((ABOVE, BETWEEN), "no detectable difference")],
 )  # fmt: skip
@@ -48,3 +48,16 @@ def test_one_sentence_is_a_paragraph_and_several_are_a_list(monkeypatch):
     say("All is well.")
     say("first", "second")
     assert [output.data for output in shown] == ["All is well.", "- first\n- second"]
+
+
+def test_a_number_is_the_registrys_and_says_whose_it_is():
+    found = quantity("clip stream", "R@10")
+    assert number("clip stream", "R@10") == f'<span data-quantity="clip stream, R@10">{found}</span>'
+
+
+def test_a_claimed_verdict_is_that_of_the_claims_page():
+    part = verdict_of("mutual enhancement, both")
+    said = claimed("mutual enhancement, both")
+    assert said.startswith(f"verdict: **{part.verdict}**, {part.found.interval} points of R@10, p")
+    assert said.endswith(f"of the {part.tests} tests on the [claims page](../book/claims.md)")
+    assert claimed("reported recalls").startswith("verdict: **not testable here**, The datasets cannot come")

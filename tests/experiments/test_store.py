@@ -26,12 +26,14 @@ from dwclib.experiments import (
     GRIDS,
     Grid,
     Interval,
+    compare,
     crossed_interval,
     detectable,
     gain_of,
     grid_names,
     holm,
     load,
+    mean_gain,
     mean_interval,
     pack,
     query_groups,
@@ -42,6 +44,7 @@ from dwclib.experiments import (
     verify,
 )
 from dwclib.experiments import store as experiments
+from dwclib.experiments.results import key_of
 from dwclib.training.config import read_recipe
 
 DECLARED = {
@@ -77,7 +80,7 @@ def _copy(stored: tuple[Grid, Path], tmp_path: Path) -> tuple[Grid, Path, Path]:
 
 def _rewrite(path: Path, grid: Grid, rows: list[dict]) -> None:
     """Write rows as if they had been computed so."""
-    experiments._write_rows(path, grid, {experiments._key_of(row): row for row in rows})
+    experiments._write_rows(path, grid, {key_of(row): row for row in rows})
 
 
 def test_a_grid_is_every_variant_in_every_setting_from_every_seed(stored):
@@ -143,10 +146,10 @@ def test_only_what_is_missing_or_stale_is_computed(stored, tmp_path):
     _rewrite(path, grid, content["rows"])
     with pytest.raises(ResultsError, match="1 of 8 rows are missing"):
         load(grid, folder=folder)
-    before = {experiments._key_of(row): row for row in content["rows"]}
+    before = {key_of(row): row for row in content["rows"]}
     found = run(grid, folder=folder, jobs=1, device="cpu", progress=False)
     assert not found.stale
-    same = [row for row in found.rows if before.get(experiments._key_of(row)) == row]
+    same = [row for row in found.rows if before.get(key_of(row)) == row]
     assert len(same) == 6
     assert len(json.loads(path.read_text())["rows"]) == 8
 
@@ -194,7 +197,7 @@ def _age(path: Path, grid: Grid, chosen: Callable[[dict], bool], **changes) -> l
 
 
 def _rows(path: Path) -> dict[tuple, dict]:
-    return {experiments._key_of(row): row for row in json.loads(path.read_text())["rows"]}
+    return {key_of(row): row for row in json.loads(path.read_text())["rows"]}
 
 
 def _hard(row: dict) -> bool:
@@ -251,7 +254,7 @@ def test_no_row_is_kept_when_one_of_the_sample_differs(stored, tmp_path, tamper)
     grid, folder, path = _copy(stored, tmp_path)
     rows = _age(path, grid, _hard)
     key = "hard labels", "noisy", 1
-    tamper(next(row for row in rows if experiments._key_of(row) == key))
+    tamper(next(row for row in rows if key_of(row) == key))
     _rewrite(path, grid, rows)
     before = path.read_bytes()
     with pytest.raises(
@@ -275,7 +278,7 @@ def test_rows_that_are_stale_for_another_reason_are_left(stored, tmp_path, chang
 
 def test_each_variant_and_setting_is_drawn_once_before_any_is_drawn_twice(stored):
     grid, folder = stored
-    rows = {experiments._key_of(row): row for row in load(grid, folder=folder).rows}
+    rows = {key_of(row): row for row in load(grid, folder=folder).rows}
     draws = set()
     for seed in range(20):
         drawn = experiments._draw(grid.cells(), rows, grid, sample=6, seed=seed)
@@ -538,13 +541,20 @@ def test_what_is_detectable_is_detected_as_often_as_stated():
 
 @pytest.mark.parametrize(
     ("interval", "p", "expected"),
-    [((2, 1, 3), 0.01, "supported"), ((2, 1, 3), 0.2, "not detectable"),
-     ((-2, -3, -1), 0.01, "not supported"),
-     ((0, -0.5, 0.5), 0.9, "not supported"), ((0, -2, 2), 0.9, "not detectable"),
-     ((0.4, 0.1, 0.7), 0.01, "supported"), ((-2, -3, -1), 0.3, "not supported")],
+    [((2, 1, 3), 0.01, "supported"), ((2, 1, 3), 0.2, "cannot tell"), ((0.4, 0.1, 0.7), 0.01, "supported"),
+     ((-2, -3, -1), 0.01, "opposite"), ((-2, -3, -1), 0.3, "cannot tell"),
+     ((0, -0.5, 0.5), 0.9, "no effect of a point or more"), ((0, -2, 2), 0.9, "cannot tell"),
+     ((-0.5, -2, 0.9), 0.9, "cannot tell"), ((0.5, -0.9, 2), 0.9, "cannot tell"),
+     ((0.4, 0.1, 0.7), 0.3, "no effect of a point or more")],
 )  # fmt: skip
 def test_a_verdict_follows_from_interval_and_p_value(interval, p, expected):
     assert verdict(Interval(*interval), p=p) == expected
+
+
+def test_the_margin_is_one_of_the_unit_that_a_gain_has():
+    gains = {"points": mean_gain([-0.1, 0.0, 0.1]), "weight": mean_gain([-0.1, 0.0, 0.1], unit="hundredth")}
+    said = [comparison.verdict for comparison in compare(gains).values()]
+    assert said == ["no effect of a point or more", "no effect of a hundredth or more"]
 
 
 def test_the_base_of_the_ablations_trains_the_clip_stream_alone():
