@@ -35,7 +35,7 @@ book: check-profile $(READY) ## execute the notebooks and build the site: _build
 	$(RUN) -m dwclib book --profile $(PROFILE) --cell-timeout $(CELL_TIMEOUT)
 
 test: lint ## run all tests
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 lab: $(READY) ## open the notebooks in JupyterLab
 	$(RUN) -m dwclib lab -- $(LAB_OPTIONS)

@@ -17,6 +17,17 @@ CHROMIUM = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
             "--disable-background-networking", "--disable-component-update"]  # fmt: skip
 
 
+def pytest_collection_modifyitems(items):
+    """Share the tests between processes by file; those of the smoke book, which takes longest, come first.
+
+    They stay in one process, so that the book is built once and what is built in a module, once too.
+    """
+    for item in items:
+        group = "book" if "smoke_site" in item.fixturenames else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: "smoke_site" not in item.fixturenames)
+
+
 @pytest.fixture(scope="session")
 def smoke_site():
     """Execute the whole book with the smoke profile and build its site, as a reader would."""

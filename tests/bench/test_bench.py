@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import subprocess
 import sys
@@ -22,7 +23,10 @@ HERE = Path(__file__).parent
 def _bench(folder: Path, *names: str) -> subprocess.CompletedProcess[str]:
     command = ["-m", "pytest", "-p", "no:cacheprovider", str(HERE / "compared.py"), "--confcutdir", str(HERE)]
     options = ["--quick", "--device", "cpu", "--folder", str(folder), *(f"--only={name}" for name in names)]
-    return subprocess.run([sys.executable, *command, *options], capture_output=True, text=True, check=False)
+    alone = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
+    return subprocess.run(
+        [sys.executable, *command, *options], env=alone, capture_output=True, text=True, check=False
+    )  # in a process that xdist has started, pytest-benchmark would time nothing
 
 
 @pytest.fixture(scope="module")

@@ -32,6 +32,7 @@ def pytest_collectstart(collector):
     if collector.fspath and str(collector.fspath).endswith(".ipynb"):
         collector.skip_compare += ("stderr", "image/svg+xml", "image/png", "text/html", "application/pdf")
 """
+RECORDED = (Path(__file__).parent / "recorded.py").read_text()
 SANITIZE = "[addresses]\nregex: 0x[0-9a-f]+\nreplace: ADDRESS\n"
 
 
@@ -177,35 +178,37 @@ def test_a_second_build_executes_nothing(smoke_site):
     assert [BOOK.executed(path).stat().st_mtime_ns for path in BOOK.notebooks] == before
 
 
-@pytest.fixture(scope="module")
-def validated(tmp_path_factory, smoke_site):
-    """Run nbval over copies with the smoke parameters; return its report."""
-    folder = tmp_path_factory.mktemp("nbval")
-    prepare(BOOK, folder)
-    (folder / "conftest.py").write_text(NBVAL_CONFTEST)
+def nbval(folder, conftest, *chosen):
+    """Run nbval in a folder, over all its notebooks or some; return what it did."""
+    (folder / "conftest.py").write_text(conftest)
     (folder / "sanitize.cfg").write_text(SANITIZE)
-    found = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", folder,
          "--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=600", "--nbval-sanitize-with",
-         folder / "sanitize.cfg", "--junit-xml", folder / "report.xml", folder],
+         folder / "sanitize.cfg", *chosen],
         cwd=folder, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    return found, folder
 
 
-def test_the_stored_outputs_are_those_of_a_new_run(validated):
-    found, _ = validated
-    assert found.returncode == 0, found.stdout[-5000:]
+def all_passed(found, paths):
+    """Tell whether nbval had nothing against any code cell of these notebooks."""
+    cells = [cell for path in paths for cell in read_notebook(path)["cells"] if cell["cell_type"] == "code"]
+    passed = re.search(r"^(\d+) passed", found.stdout, re.MULTILINE)
+    return found.returncode == 0 and int(passed[1]) == len(cells)
 
 
-def test_nbval_ran_every_cell(validated):
-    found, folder = validated
-    cells = sum(
-        cell["cell_type"] == "code" and bool("".join(cell["source"]).strip())
-        for path in folder.glob("*.ipynb")
-        for cell in json.loads(path.read_text())["cells"]
-    )
-    assert int(re.search(r"(\d+) passed", found.stdout).group(1)) >= 0.95 * cells
+def test_the_stored_outputs_are_those_of_a_new_run(tmp_path, smoke_site):
+    """Let nbval compare every notebook with the smoke book: it was just executed, and is not once more."""
+    paths = [Path(shutil.copy(path, tmp_path)) for path in BOOK.notebooks]
+    found = nbval(tmp_path, NBVAL_CONFTEST + RECORDED)
+    assert all_passed(found, paths), found.stdout[-5000:]
+
+
+def test_nbval_executes_what_is_prepared_for_it(tmp_path):
+    """Let nbval execute one notebook, a quick one, with its own kernel, as a reader may do with all."""
+    chosen = prepare(BOOK, tmp_path)[3]
+    found = nbval(tmp_path, NBVAL_CONFTEST, chosen)
+    assert all_passed(found, [chosen]), found.stdout[-5000:]
 
 
 @pytest.mark.parametrize("path", BOOK.notebooks, ids=lambda path: path.stem)
@@ -220,20 +223,15 @@ def test_a_wrong_stored_output_would_be_noticed(path):
     assert len(compared) >= 3
 
 
-def test_nbval_fails_on_a_wrong_output(tmp_path, smoke_site):
+@pytest.mark.parametrize("conftest", [NBVAL_CONFTEST, NBVAL_CONFTEST + RECORDED], ids=["new", "recorded"])
+def test_nbval_fails_on_a_wrong_output(tmp_path, smoke_site, conftest):
     path = BOOK.notebooks[0]
     content = read_notebook(path)
     first = next(i for i, cell in enumerate(content["cells"]) if CHECKED in cell["metadata"].get("tags", []))
     content["cells"] = content["cells"][: first + 1]
     for output in content["cells"][first]["outputs"]:
         output["text"] = "wrong"
-    shutil.copy(path, tmp_path / path.name)
     (tmp_path / path.name).write_text(json.dumps(content))
-    (tmp_path / "conftest.py").write_text(NBVAL_CONFTEST)
-    found = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", tmp_path,
-         "--nbval-lax", "--nbval-current-env", tmp_path],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    found = nbval(tmp_path, conftest)
     assert found.returncode == 1
     assert "1 failed" in found.stdout
