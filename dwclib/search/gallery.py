@@ -79,7 +79,7 @@ class Gallery:
         self, where: Path | str, *, dim: int | None = None, name: str = "gallery", index: Index | None = None
     ) -> None:
         self.where, self._milvus = str(where), Collection(str(where), name)
-        if not self._milvus.has_collection():
+        if not self._milvus.call("has_collection"):
             if dim is None:
                 raise self._error("there is no gallery", "Give its `dim`, the width of the vectors.")
             self._milvus.create(dim)
@@ -104,7 +104,7 @@ class Gallery:
     def __len__(self) -> int:
         """Count the images."""
         self._milvus.load(self.index)
-        rows = self._milvus.query(filter="", output_fields=["count(*)"], timeout=PATIENCE)
+        rows = self._milvus.call("query", filter="", output_fields=["count(*)"], timeout=PATIENCE)
         return int(rows[0]["count(*)"])
 
     def add(self, ids: Sequence[str], vectors: Float[np.ndarray, "n dim"], *, batch: int = 1_000) -> None:
@@ -129,7 +129,7 @@ class Gallery:
         for part in _parts(len(ids), batch):
             pairs = zip(ids[part], np.asarray(vectors[part], np.float32), strict=True)
             rows = [{"id": image, "vector": vector} for image, vector in pairs]
-            self._milvus.upsert(rows, timeout=PATIENCE)
+            self._milvus.call("upsert", rows, timeout=PATIENCE)
 
     def missing(self, ids: Sequence[str], *, of: int | None = None) -> Int[np.ndarray, " missing"]:
         """Return the positions of those ids that are not in the gallery.
@@ -143,7 +143,7 @@ class Gallery:
         self._milvus.load(self.index)
         there: set[str] = set()
         for part in _parts(len(ids), QUERIES):
-            rows = self._milvus.query(ids=list(ids[part]), output_fields=["id"], timeout=PATIENCE)
+            rows = self._milvus.call("query", ids=list(ids[part]), output_fields=["id"], timeout=PATIENCE)
             there.update(row["id"] for row in rows)
         return np.array([place for place, image in enumerate(ids) if image not in there], np.int64)
 
@@ -189,14 +189,11 @@ class Gallery:
             [(hit["id"], hit["distance"]) for hit in found if hit["id"] != image][:k]
             for found, image in zip(hits, excluded, strict=True)
         ]
-        if (
-            min(map(len, rows), default=k)
-            < k
-            > (there := len(self) - any(image is not None for image in excluded))
-        ):
-            raise self._error(
-                f"{k} images are asked for and {there} can be ranked", "Ask for fewer, or add images."
-            )
+        if min(map(len, rows), default=k) < k:
+            there = len(self) - any(image is not None for image in excluded)
+            if there < k:
+                problem = f"{k} images are asked for and {there} can be ranked"
+                raise self._error(problem, "Ask for fewer, or add images.")
         return _table(rows, k)
 
     def _error(self, problem: str, remedy: str) -> GalleryError:

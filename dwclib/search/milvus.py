@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -58,20 +57,17 @@ class Collection:
             remedy = "Close it there, or remove it." if self.is_file else "Start it there, or name a file."
             raise GalleryError(problem, where=where, remedy=remedy) from error
 
-    def __getattr__(self, method: str) -> Callable[..., Any]:
-        """Return a method of Milvus's client, for this collection; what it complains of is one sentence."""
+    def call(self, method: str, *values: Any, **options: Any) -> Any:
+        """Call a method of Milvus's client for this collection; what it complains of is one sentence."""
         from pymilvus import MilvusException
 
-        def call(*values: Any, **options: Any) -> Any:
-            try:
-                return getattr(self.client, method)(self.name, *values, **options)
-            except MilvusException as error:
-                lost = "See whether Milvus still runs there, and call again."
-                remedy = "If it is damaged, remove it and fill it again." if self.is_file else lost
-                where = f"{self.where}, {self.name}"
-                raise GalleryError(f"Milvus refuses ({error.message})", where=where, remedy=remedy) from error
-
-        return call
+        try:
+            return getattr(self.client, method)(self.name, *values, **options)
+        except MilvusException as error:
+            lost = "See whether Milvus still runs there, and call again."
+            remedy = "If it is damaged, remove it and fill it again." if self.is_file else lost
+            where = f"{self.where}, {self.name}"
+            raise GalleryError(f"Milvus refuses ({error.message})", where=where, remedy=remedy) from error
 
     def close(self) -> None:
         """Let go of the connection, and of a file."""
@@ -88,24 +84,24 @@ class Collection:
         schema = self.client.create_schema(auto_id=False)
         schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=LONGEST_ID)
         schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dim)
-        self.create_collection(schema=schema, consistency_level="Strong")
+        self.call("create_collection", schema=schema, consistency_level="Strong")
 
     def width(self) -> int | None:
         """Return the width of the vectors, None where `create` did not make it."""
-        fields = {field["name"]: field for field in self.describe_collection()["fields"]}
+        fields = {field["name"]: field for field in self.call("describe_collection")["fields"]}
         if set(fields) != {"id", "vector"} or fields["id"]["type"].name != "VARCHAR":
             return None
         return int(fields["vector"]["params"]["dim"])
 
     def indexed(self, index: str | None) -> str:
         """Name the index that is there; build it, or another, where that is asked for."""
-        there = self.list_indexes()
-        stored = str(self.describe_index(there[0])["index_type"]) if there else None
+        there = self.call("list_indexes")
+        stored = str(self.call("describe_index", there[0])["index_type"]) if there else None
         if stored is not None and index in (None, stored):
             return stored
         if there:
-            self.release_collection()
-            self.drop_index(there[0])
+            self.call("release_collection")
+            self.call("drop_index", there[0])
         self._build(index or "FLAT")
         return index or "FLAT"
 
@@ -113,16 +109,16 @@ class Collection:
         """Make it ready to be searched, once."""
         if self.loaded:
             return
-        self.flush()
+        self.call("flush")
         try:
-            self.load_collection()
+            self.call("load_collection")
         except GalleryError:
             if not self.is_file:
                 raise
             # Milvus Lite writes its index in place: a process killed meanwhile leaves half of it.
-            self.drop_index("vector")
+            self.call("drop_index", "vector")
             self._build(index)
-            self.load_collection()
+            self.call("load_collection")
         self.loaded = True
 
     def hits(
@@ -132,10 +128,10 @@ class Collection:
         candidates = max(limit, effort or max(64, 2 * limit))
         params = {"IVF_FLAT": {"nprobe": effort or 16}, "HNSW": {"ef": candidates}}.get(index, {})
         options = {"limit": limit, "search_params": {"metric_type": "IP", "params": params}}
-        return self.search(data=list(queries), output_fields=["id"], timeout=PATIENCE, **options)
+        return self.call("search", data=list(queries), output_fields=["id"], timeout=PATIENCE, **options)
 
     def _build(self, index: str) -> None:
         params = self.client.prepare_index_params()
         params.add_index("vector", index_type=index, metric_type="IP", params=BUILT[index])
-        self.create_index(params)
-        self.release_collection()  # so that nothing is indexed while images are added
+        self.call("create_index", params)
+        self.call("release_collection")  # so that nothing is indexed while images are added

@@ -2,15 +2,17 @@
 
 ``python -m dwclib pretrain clip`` writes ``data/clip/``, from images and full captions, as CLIP is trained;
 ``python -m dwclib pretrain cnn`` writes ``data/cnn/``, from images and their attributes, as an ImageNet
-network is trained from images and their classes. Both write weights, metrics and the model card.
+network is trained from images and their classes. Both write weights and metrics, and fill in the model card.
 """
 
 from __future__ import annotations
 
-import json
 import math
+import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,125 +26,79 @@ from dwclib.data.garments import ATTRIBUTES
 from dwclib.data.language import PREDICATES, full_caption
 from dwclib.data.synthfashion import SynthFashion, synthfashion
 from dwclib.encoders import BOOK_CLIP, BOOK_CNN, Clip, ResNet
-from dwclib.files import atomic, check_changeable
+from dwclib.files import atomic, check_changeable, write_json
 from dwclib.retrieval import rank, recall_at_k
 
-CONFIG = "open_clip_config.json"
 WEIGHTS = "open_clip_model.safetensors"
 CNN_WEIGHTS = "model.safetensors"
-
-CLIP_CARD = """# The book's CLIP
-
-A small CLIP for 64-pixel pictures in open_clip's own layout: `open_clip.create_model("local-dir:data/clip")`.
-It was trained on SynthFashion's "pretrain" split, garments of their own described in full captions, by
-
-    python -m dwclib pretrain clip
-
-which wrote this card too. Settings: {used}. Weights are stored as float16.
-It knows nothing but SynthFashion; it is no model for real photographs.
-
-## Zero-shot, validation split (2,000 images, never trained on)
-
-R@K: the image is among the first K when it is searched by a caption that names all its attributes.
-An attribute's row: share of images whose value wins among one prompt per value.
-
-| measure | per cent (minutes: of training) |
-|---|---|
-{found}
-"""
-
-CNN_CARD = """# The book's ResNet
-
-A small ResNet for 64-pixel pictures, one block a stage, with feature maps of 8 x 8 positions: what ImageNet's
-ResNet-50 is to real photographs. `config.json` names the timm architecture and its arguments.
-It was trained to tell the attributes of the garments of SynthFashion's "pretrain" split, by
-
-    python -m dwclib pretrain cnn
-
-which wrote this card too. Settings: {used}. Weights are stored as float16.
-It knows nothing but SynthFashion; it is no model for real photographs.
-
-## Attributes told right, validation split (2,000 images, never trained on)
-
-| attribute | per cent (minutes: of training) |
-|---|---|
-{found}
-"""
+CARD = "README.md"
 
 
-def pretrain_clip(
-    folder: Path = BOOK_CLIP,
-    *,
-    images: int = 24_000,
-    epochs: int = 20,
-    batch: int = 64,
-    learning_rate: float = 1e-3,
-    weight_decay: float = 0.1,
-    seed: int = 0,
-) -> dict[str, float]:
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Of a training by AdamW, whose learning rate warms up over 5 % of the steps and falls along a cosine.
+
+    Parameters
+    ----------
+    images : how many pictures to draw; each epoch describes them in new words.
+    epochs, batch, learning_rate, weight_decay : of the optimizer.
+    seed : of weights, order, and captions.
+    """
+
+    images: int = 24_000
+    epochs: int
+    batch: int = 64
+    learning_rate: float
+    weight_decay: float
+    seed: int = 0
+
+
+CLIP_SETTINGS = Settings(epochs=20, learning_rate=1e-3, weight_decay=0.1)
+CNN_SETTINGS = Settings(epochs=12, learning_rate=2e-3, weight_decay=0.05)
+
+
+def pretrain_clip(folder: Path = BOOK_CLIP, settings: Settings = CLIP_SETTINGS) -> dict[str, float]:
     """Train the model that ``open_clip_config.json`` in `folder` describes; write weights, metrics and card.
 
     Parameters
     ----------
     folder : where the configuration is and the results go.
-    images : how many pictures to draw; each epoch describes them in new words.
-    epochs, batch, learning_rate, weight_decay : of AdamW, with a warm-up over 5 % and a cosine to zero.
-    seed : of weights, order, and captions.
+    settings : of the training.
 
     Returns
     -------
     The zero-shot figures on the validation split, as in ``metrics.json``.
     """
-    from open_clip import ClipLoss
+    import open_clip
 
     check_changeable(folder / WEIGHTS)
     start = time.time()
-    model, tokenizer = _new_model(folder, seed)
-    dataset = synthfashion("pretrain", images=images)
+    torch.manual_seed(settings.seed)
+    model: Any = open_clip.create_model(f"local-dir:{folder}", load_weights=False)
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
+    dataset = synthfashion("pretrain", images=settings.images)
     matrices = [p for p in model.parameters() if p.ndim >= 2]
-    others = [p for p in model.parameters() if p.ndim < 2]
-    optimizer = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}],
-        lr=learning_rate,
-        betas=(0.9, 0.98),
-    )
-    rng, loss_of = np.random.default_rng(seed), ClipLoss()
+    others = {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0}
+    rng, contrast = np.random.default_rng(settings.seed), open_clip.ClipLoss()
 
-    def losses() -> Iterator[Tensor]:
-        for _ in range(epochs):
-            order = rng.permutation(images)
-            for rows in order[: images // batch * batch].reshape(-1, batch):
-                yield loss_of(*model(*_batch(model, tokenizer, dataset, rows, rng)))
-                with torch.no_grad():  # after the step
-                    model.logit_scale.clamp_(0, math.log(100))
+    def loss_of(rows: Int[np.ndarray, " b"]) -> Tensor:
+        with torch.no_grad():
+            model.logit_scale.clamp_(0, math.log(100))
+        return contrast(*model(*_batch(model, tokenizer, dataset, rows, rng)))
 
-    _fit(optimizer, losses(), epochs * (images // batch), clipped=model.parameters())
+    groups = [{"params": matrices}, others]
+    _fit(groups, settings, rng.permutation, loss_of, betas=(0.9, 0.98), clipped=model.parameters())
     _save_weights(model, folder / WEIGHTS)
-    settings = {"images": images, "epochs": epochs, "batch": batch, "learning_rate": learning_rate,
-                "weight_decay": weight_decay, "seed": seed}  # fmt: skip
-    metrics = {**zero_shot(Clip(folder)), "minutes": round((time.time() - start) / 60, 1)}
-    _write_card(folder, CLIP_CARD, settings, metrics)
-    return metrics
+    return _told(folder, BOOK_CLIP, settings, zero_shot(Clip(folder)), start)
 
 
-def pretrain_cnn(
-    folder: Path = BOOK_CNN,
-    *,
-    images: int = 24_000,
-    epochs: int = 12,
-    batch: int = 64,
-    learning_rate: float = 2e-3,
-    weight_decay: float = 0.05,
-    seed: int = 0,
-) -> dict[str, float]:
+def pretrain_cnn(folder: Path = BOOK_CNN, settings: Settings = CNN_SETTINGS) -> dict[str, float]:
     """Train the ResNet that ``config.json`` in `folder` describes to tell every attribute of a garment.
 
     Parameters
     ----------
     folder : where the configuration is and the results go.
-    images : how many pictures to draw.
-    epochs, batch, learning_rate, weight_decay : of AdamW, with a warm-up over 5 % and a cosine to zero.
-    seed : of weights and order.
+    settings : of the training.
 
     Returns
     -------
@@ -150,31 +106,21 @@ def pretrain_cnn(
     """
     check_changeable(folder / CNN_WEIGHTS)
     start = time.time()
-    torch.manual_seed(seed)
+    torch.manual_seed(settings.seed)
     net = ResNet(folder, random=True)
     net.to(memory_format=torch.channels_last)
     heads = nn.ModuleList([nn.Linear(net.channels, len(values)) for values in ATTRIBUTES.values()])
-    dataset = synthfashion("pretrain", images=images)
+    dataset = synthfashion("pretrain", images=settings.images)
     pictures, codes = torch.from_numpy(np.array(dataset.pictures)), torch.from_numpy(dataset.codes)
-    optimizer = torch.optim.AdamW(
-        [*net.parameters(), *heads.parameters()], lr=learning_rate, weight_decay=weight_decay
-    )
 
-    def losses() -> Iterator[Tensor]:
-        for _ in range(epochs):
-            for rows in torch.randperm(images)[: images // batch * batch].split(batch):
-                pooled = net(pictures[rows]).mean(dim=(2, 3))  # (B, C, h, w) -> (B, C)
-                told = zip(heads, codes[rows].T, strict=True)
-                each = [nn.functional.cross_entropy(head(pooled), code) for head, code in told]
-                yield torch.stack(each).sum()
+    def loss_of(rows: Int[Tensor, " b"]) -> Tensor:
+        pooled = net(pictures[rows]).mean(dim=(2, 3))  # (B, C, h, w) -> (B, C)
+        told = zip(heads, codes[rows].T, strict=True)
+        return torch.stack([nn.functional.cross_entropy(head(pooled), code) for head, code in told]).sum()
 
-    _fit(optimizer, losses(), epochs * (images // batch))
+    _fit([*net.parameters(), *heads.parameters()], settings, torch.randperm, loss_of)
     _save_weights(net.body, folder / CNN_WEIGHTS)
-    metrics = {**_attributes_told(net.eval(), heads), "minutes": round((time.time() - start) / 60, 1)}
-    settings = {"images": images, "epochs": epochs, "batch": batch, "learning_rate": learning_rate,
-                "weight_decay": weight_decay, "seed": seed}  # fmt: skip
-    _write_card(folder, CNN_CARD, settings, metrics)
-    return metrics
+    return _told(folder, BOOK_CNN, settings, _attributes_told(net.eval(), heads), start)
 
 
 @torch.no_grad()
@@ -213,28 +159,35 @@ def zero_shot(clip: Clip, *, seed: int = 0) -> dict[str, float]:
     return metrics
 
 
-def _new_model(folder: Path, seed: int) -> tuple[Any, Any]:
-    import open_clip
-
-    torch.manual_seed(seed)
-    model = open_clip.create_model(f"local-dir:{folder}", load_weights=False)
-    return model, open_clip.get_tokenizer(f"local-dir:{folder}")
-
-
 def _fit(
-    optimizer: torch.optim.Optimizer, losses: Iterator[Tensor], steps: int, *, clipped: Iterable[Tensor] = ()
+    weights: list[Any],
+    settings: Settings,
+    order: Callable[[int], Any],
+    loss_of: Callable[[Any], Tensor],
+    *,
+    betas: tuple[float, float] = (0.9, 0.999),
+    clipped: Iterable[Tensor] = (),
 ) -> None:
-    """Take a step on each loss; the learning rate warms up and falls to zero along a cosine.
+    """Train weights by AdamW, a step on each batch.
 
     Parameters
     ----------
-    optimizer, losses, steps : of the training.
+    weights, betas : as AdamW takes them.
+    settings : of the training.
+    order : gives the images of an epoch, shuffled.
+    loss_of : gives the loss of some of these.
     clipped : the weights whose gradients are held to a norm of one.
     """
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _warm_cosine(step, steps))
-    clipped = list(clipped)
-    bar = tqdm(losses, total=steps, desc="pretrain")
-    for loss in bar:
+    images, size = settings.images, settings.batch
+    steps = settings.epochs * (images // size)
+    optimizer = torch.optim.AdamW(
+        weights, lr=settings.learning_rate, betas=betas, weight_decay=settings.weight_decay
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _warm_cosine(step / steps))
+    epochs = (order(images)[: images // size * size].reshape(-1, size) for _ in range(settings.epochs))
+    bar, clipped = tqdm(chain.from_iterable(epochs), total=steps, desc="pretrain"), list(clipped)
+    for rows in bar:
+        loss = loss_of(rows)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(clipped, 1.0)
@@ -252,9 +205,8 @@ def _batch(
     return (pictures.permute(0, 3, 1, 2).float() / 255 - mean) / std, tokenizer(captions)
 
 
-def _warm_cosine(step: int, steps: int, *, warm_up: float = 0.05) -> float:
-    progress = step / steps
-    return min(progress / warm_up, 0.5 * (1 + math.cos(math.pi * progress)))
+def _warm_cosine(progress: float) -> float:
+    return min(progress / 0.05, 0.5 * (1 + math.cos(math.pi * progress)))
 
 
 def _save_weights(model: Any, path: Path) -> None:
@@ -264,8 +216,15 @@ def _save_weights(model: Any, path: Path) -> None:
         save_file({name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}, target)
 
 
-def _write_card(folder: Path, card: str, settings: dict[str, float], metrics: dict[str, float]) -> None:
-    found = "\n".join(f"| {name} | {value} |" for name, value in metrics.items())
-    used = ", ".join(f"{name} {value}" for name, value in settings.items())
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
-    (folder / "README.md").write_text(card.format(used=used, found=found))
+def _told(
+    folder: Path, book: Path, settings: Settings, metrics: dict[str, float], start: float
+) -> dict[str, float]:
+    """Write the metrics, and a card: the book's own, whose settings and table are those of this training."""
+    metrics = {**metrics, "minutes": round((time.time() - start) / 60, 1)}
+    used = ", ".join(f"{name} {value}" for name, value in asdict(settings).items())
+    found = "".join(f"| {name} | {value} |\n" for name, value in metrics.items())
+    text = re.sub(r"Settings: .*?\. W", f"Settings: {used}. W", (book / CARD).read_text(encoding="utf-8"))
+    text = re.sub(r"(?<=\|---\|---\|\n).*", found, text, flags=re.DOTALL)
+    write_json(folder / "metrics.json", metrics)
+    (folder / CARD).write_text(text, encoding="utf-8")
+    return metrics
