@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dwclib.errors import DwcError
 
@@ -32,7 +32,6 @@ def _parser() -> argparse.ArgumentParser:
 
     book = _command(commands, "book", _book, "execute the notebooks and build the site")
     book.add_argument("--only", metavar="NN", help="execute only notebooks whose name begins so; no site")
-    book.add_argument("--force", action="store_true", help="execute fresh notebooks too; no site")
     book.add_argument("--cell-timeout", type=int, default=900, metavar="SECONDS", help="for one cell")
     _add_profile(book, "laptop")
 
@@ -83,10 +82,12 @@ def _parser() -> argparse.ArgumentParser:
         "config", type=Path, metavar="YAML", help="keys and defaults are those of dwclib/training/config.py"
     )
     train.add_argument("--out", type=Path, required=True, metavar="DIR", help="the run's folder")
-    train.add_argument("--data", metavar="DIR", help="where the real dataset of the recipe lies")
+    train.add_argument("--data", dest="root", metavar="DIR", help="where the recipe's real dataset lies")
     _add_missing(train)
-    train.add_argument("--encoder", metavar="NAME", help="any open_clip model, instead of the recipe's")
-    train.add_argument("--encoder-weights", metavar="TAG|FILE", help="its weights; or both, as TAG=FILE")
+    train.add_argument("--encoder", dest="clip", metavar="NAME", help="any open_clip model, not the recipe's")
+    train.add_argument(
+        "--encoder-weights", dest="clip_weights", metavar="TAG|FILE", help="its weights; or both, as TAG=FILE"
+    )
     train.add_argument("--cnn-weights", metavar="FILE", help="of the recipe's timm model, from a file")
     _add_device(train)
 
@@ -131,8 +132,8 @@ def _book(options: argparse.Namespace) -> None:
     from dwclib.book.execute import Book, execute
 
     book = Book(options.profile)
-    if options.only or options.force:
-        execute(book, only=options.only, force=options.force, cell_timeout=options.cell_timeout)
+    if options.only:
+        execute(book, only=options.only, cell_timeout=options.cell_timeout)
     else:
         from dwclib.book.site import build
 
@@ -194,25 +195,20 @@ def _synthfashion(options: argparse.Namespace) -> None:
     from dwclib.data import census
 
     sizes = {"seed": options.seed, "train": options.train, "val": options.val}
-    own = {"pictures": options.pictures, "ending": options.ending}
-    own = {key: value for key, value in own.items() if value}
-    census.write(options.layout, options.out, **sizes, **own)
+    census.write(options.layout, options.out, **sizes, **_given(options, "pictures", "ending"))
+
+
+def _given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Return those of the options that were given."""
+    return {name: value for name in names if (value := getattr(options, name))}
 
 
 def _train(options: argparse.Namespace) -> None:
     from dwclib.training.config import read_config
     from dwclib.training.runs import Run
 
-    config = read_config(options.config)
-    named = {
-        "clip": options.encoder,
-        "clip_weights": options.encoder_weights,
-        "cnn_weights": options.cnn_weights,
-    }
-    asked = {"root": options.data, "missing": options.missing}
-    config = config.but(
-        data={key: value for key, value in asked.items() if value},
-        model={key: value for key, value in named.items() if value},
+    config = read_config(options.config).but(
+        data=_given(options, "root", "missing"), model=_given(options, "clip", "clip_weights", "cnn_weights")
     )
     run = Run(config, options.out, device=options.device).train()
     if run.accelerator.is_main_process:

@@ -40,6 +40,7 @@ from dwclib.experiments.machine import stamp as machine_stamp
 from dwclib.files import ROOT, atomic, fingerprint, read_json, read_yaml, writable, write_json
 
 QUIET = "--IPKernelApp.log_level=50"  # what goes wrong in a kernel is told by its client
+PYTHON = {"kernel_name": "python3", "language": "python"}
 MEASURE = "import json; from dwclib.experiments.machine import peak_memory; print(json.dumps(peak_memory()))"
 
 
@@ -185,16 +186,13 @@ def _looked_up_as(path: Path) -> str | None:
     return path.stem if folder in ("experiments", "reported", "claims.yml", "quantities.yml") else None
 
 
-def execute(
-    book: Book, *, only: str | None = None, force: bool = False, cell_timeout: int = 900
-) -> list[Path]:
+def execute(book: Book, *, only: str | None = None, cell_timeout: int = 900) -> list[Path]:
     """Execute, in order, the notebooks whose executed copy is missing or stale.
 
     Parameters
     ----------
     book : which notebooks, with which profile.
     only : the number or the beginning of the name of the notebooks to execute; all by default.
-    force : execute fresh ones too.
     cell_timeout : seconds that one cell may take.
 
     Returns
@@ -215,7 +213,7 @@ def execute(
     with book.alone():
         for number, path in enumerate(chosen, start=1):
             values = parameters[path.stem]
-            state = "fresh" if book.is_fresh(path, values) and not force else "running"
+            state = "fresh" if book.is_fresh(path, values) else "running"
             print(f"[{number}/{len(chosen)}] {path.stem}: {state}", file=sys.stderr, flush=True)
             if state == "running":
                 seconds = _execute_one(book, path, values, cell_timeout)
@@ -228,18 +226,16 @@ def prepare(book: Book, out: Path) -> list[Path]:
 
     nbval runs these: it would run the sources with the laptop's sizes.
     """
-    from nbformat.v4 import new_code_cell
+    import papermill
 
+    out.mkdir(parents=True, exist_ok=True)
     written = []
-    for path in book.notebooks:
-        values = book.parameters()[path.stem]
-        notebook = read_notebook(path)
-        place = next(i for i, cell in enumerate(notebook["cells"]) if PARAMETERS in tags_of(cell))
-        lines = "\n".join(f"{name} = {value!r}" for name, value in values.items())
-        injected = new_code_cell(lines, id="injected", metadata={"tags": ["injected-parameters"]})
-        notebook["cells"].insert(place + 1, injected)
-        write_notebook(out / path.name, stamped(notebook, address_of(book.root)))
-        written.append(out / path.name)
+    for stem, values in book.parameters().items():
+        path = out / f"{stem}.ipynb"
+        source = book.root / "notebooks" / path.name
+        papermill.execute_notebook(source, path, values, prepare_only=True, **PYTHON)
+        write_notebook(path, stamped(read_notebook(path), address_of(book.root)))
+        written.append(path)
     return written
 
 
@@ -293,8 +289,7 @@ def _execute_one(book: Book, path: Path, values: dict[str, Any], cell_timeout: i
                 _with_measure(path, target.with_suffix(".measured.ipynb")),
                 target,
                 values,
-                kernel_name="python3",
-                language="python",
+                **PYTHON,
                 cwd=path.parent,
                 execution_timeout=cell_timeout,
                 start_timeout=120,

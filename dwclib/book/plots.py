@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from textwrap import fill
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -101,7 +102,7 @@ def show_queries(
         show_picture(row[0], pictures[dataset.references[query]], "reference" if first else "")
         show_picture(row[2], pictures[dataset.targets[query]], "target" if first else "")
         row[1].set_axis_off()
-        said = "\n".join(f"“{_wrap(caption)}”" for caption in dataset.captions[query])
+        said = "\n".join(f"“{fill(caption, 46)}”" for caption in dataset.captions[query])
         row[1].text(0.5, 0.5, said, ha="center", va="center", color=TEXT, fontsize=9, **AS_IT_IS)
     return figure
 
@@ -133,7 +134,7 @@ def show_results(
     shown = [pictures[dataset.references[query]], *pictures[images]]
     titles = ["reference", *(f"{rank}" for rank in range(1, len(images) + 1))]
     figure = picture_row(shown, titles, columns=len(shown), frames=[IMAGE, *frames], size=6.4 / len(shown))
-    text = _wrap(dataset.texts()[query], 90)
+    text = fill(dataset.texts()[query], 90)
     head = f"{title}\n“{text}”" if title else f"“{text}”"
     figure.suptitle(head, x=0.01, ha="left", fontsize=10, **AS_IT_IS)
     figure.set_figheight(figure.get_figheight() + 0.35 + 0.18 * text.count("\n"))
@@ -145,23 +146,18 @@ def leaderboard(
 ) -> Figure:
     """Draw one method a row: its mean as a dot, its 95 % interval as a line, its numbers beside it."""
     figure, axis = plt.subplots(figsize=(6.4, 0.42 * len(results) + 1.0))
-    for row, (name, found) in enumerate(results.items()):
-        colour = MIX if name == best else INK
-        axis.plot([found.low, found.high], [row, row], color=colour, linewidth=2, solid_capstyle="round")
-        axis.plot(found.mean, row, "o", color=colour, markersize=6)
+    rows = {name: (found, MIX if name == best else INK) for name, found in results.items()}
+    _draw_intervals(axis, rows, title=title, xlabel=xlabel)
+    for row, (found, colour) in enumerate(rows.values()):
         axis.annotate(
             f"{found.mean:.1f}", (found.high, row), xytext=(7, 0), textcoords="offset points", va="center",
             fontsize=9, color=colour,
         )  # fmt: skip
-    axis.set_yticks(range(len(results)), list(results), **AS_IT_IS)
-    axis.invert_yaxis()
     axis.margins(x=0.12)
-    axis.set(title=title, xlabel=xlabel)
-    axis.grid(axis="x", alpha=0.25)
     return figure
 
 
-VERDICTS = {"supported": MIX, "not supported": TEXT, "not detectable": GREY}
+VERDICTS = {"supported": MIX, "opposite": TEXT, "cannot tell": GREY}  # INK: no effect worth the name
 
 
 def forest(
@@ -177,16 +173,23 @@ def forest(
     names : write the names at the left.
     """
     axis = axis or plt.subplots(figsize=(6.4, 0.3 * len(rows) + 1.0))[1]
-    for place, (interval, _, said) in enumerate(rows.values()):
-        colour = VERDICTS[said]
-        axis.plot([interval.low, interval.high], [place, place], color=colour, linewidth=2)
-        axis.plot(interval.mean, place, "o", color=colour, markersize=5)
+    told = {name: (row.interval, VERDICTS.get(row.verdict, INK)) for name, row in rows.items()}
+    _draw_intervals(axis, told, title=title, xlabel=xlabel)
     axis.axvline(0, color=INK, linewidth=0.8)
-    axis.set_yticks(range(len(rows)), list(rows) if names else [""] * len(rows), **AS_IT_IS)
+    if not names:
+        axis.set_yticklabels([])
+    return axis
+
+
+def _draw_intervals(axis: Axes, rows: Mapping[str, tuple[Interval, str]], *, title: str, xlabel: str) -> None:
+    """Draw one interval a row in its colour, with a dot at its mean and its name at the left."""
+    for place, (found, colour) in enumerate(rows.values()):
+        axis.plot([found.low, found.high], [place, place], color=colour, linewidth=2, solid_capstyle="round")
+        axis.plot(found.mean, place, "o", color=colour, markersize=5)
+    axis.set_yticks(range(len(rows)), list(rows), **AS_IT_IS)
     axis.set_ylim(len(rows) - 0.5, -0.5)
     axis.grid(axis="x", alpha=0.25)
     axis.set(title=title, xlabel=xlabel)
-    return axis
 
 
 def heat_maps(
@@ -266,9 +269,3 @@ def curve(
         label, (x[-1], mean[-1]), xytext=(5, 0), textcoords="offset points", color=color, va="center",
         **AS_IT_IS,
     )  # fmt: skip
-
-
-def _wrap(text: str, width: int = 46) -> str:
-    import textwrap
-
-    return "\n".join(textwrap.wrap(text, width))

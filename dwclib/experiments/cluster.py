@@ -147,13 +147,9 @@ def _prepare(cells: Iterable[Cell], device: str) -> None:
     """Draw the pictures and encode them once, with all cores, before the runs share them."""
     from dwclib.training.runs import Run
 
-    seen = set()
-    for cell in cells:
-        key = cell.config.data.model_dump_json()
-        if key not in seen:
-            seen.add(key)
-            with tempfile.TemporaryDirectory(dir=cache_folder("experiments")) as folder:
-                Run(cell.config, folder, device=device)
+    for config in {cell.config.data.model_dump_json(): cell.config for cell in cells}.values():
+        with tempfile.TemporaryDirectory(dir=cache_folder("experiments")) as folder:
+            Run(config, folder, device=device)
 
 
 def _device(named: str | None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import sys
 from datetime import UTC, datetime
@@ -28,17 +27,13 @@ def stamp(device: str | None = None) -> dict[str, Any]:
 
 
 def device_name(device: str | None = None) -> str:
-    """Name the GPU, or the CPU's number of usable cores."""
+    """Name the GPU, or the number of cores that this process may use."""
     import torch
+    from joblib import cpu_count
 
     if device != "cpu" and torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    return f"CPU, {cores()} cores"
-
-
-def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return f"CPU, {cpu_count()} cores"
 
 
 def peak_memory() -> dict[str, float]:

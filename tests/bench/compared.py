@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from joblib import Parallel, cpu_count, delayed
 from torch import nn
 from workload import (
     BLOCK,
@@ -53,7 +54,6 @@ from workload import (
 )
 
 from dwclib.data.images import image_store
-from dwclib.experiments.machine import cores
 from dwclib.retrieval import exact_search, rank
 from dwclib.training.alternate import AlternateTraining
 from dwclib.training.config import TrainingConfig, read_recipe
@@ -160,12 +160,10 @@ def store(found: Compared, sizes: Sizes, device: str) -> Iterator[None]:
 
     Reading is in random order, as training does.
     """
-    from joblib import Parallel, delayed
-
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         files = write_jpegs(folder / "images", sizes.images)
-        parts = [files[part :: 2 * cores()] for part in range(2 * cores())]
+        parts = [files[part :: 2 * cpu_count()] for part in range(2 * cpu_count())]
         order = np.random.default_rng(0).permutation(sizes.images)
         few = [files[row] for row in order[: max(1, sizes.images // 10)]]
 
@@ -243,10 +241,8 @@ def seeds(found: Compared, sizes: Sizes, device: str) -> Iterator[None]:
 
     An experiment has many short runs on cached features. This says which way to make them.
     """
-    from joblib import Parallel, delayed
-
     work = [(seed, sizes) for seed in range(sizes.seeds)]
-    with Parallel(n_jobs=cores()) as pool:
+    with Parallel(n_jobs=cpu_count()) as pool:
         found.actions = {
             "in turn": lambda: train_each(work),
             "together": lambda: train_together(sizes),
@@ -256,7 +252,7 @@ def seeds(found: Compared, sizes: Sizes, device: str) -> Iterator[None]:
     found.compare("in turn", "together")
     found.compare("in turn", "in processes")
     found.facts = {"dim": SEEDS["dim"], "batch": SEEDS["batch"], "steps": sizes.steps, "seeds": sizes.seeds}
-    found.facts |= {"threads": torch.get_num_threads(), "processes": cores()}
+    found.facts |= {"threads": torch.get_num_threads(), "processes": cpu_count()}
 
 
 def throughput(found: Compared, sizes: Sizes, device: str) -> Iterator[None]:
@@ -267,7 +263,9 @@ def throughput(found: Compared, sizes: Sizes, device: str) -> Iterator[None]:
     model = as_channels("last", dwc_model(sizes)).to(device)
     trainer = AlternateTraining(model, TrainingConfig(precision=precision))
     data = Batches(random_pictures(4 * sizes.large_batch, sizes.pixels), sizes)
-    loader = DataLoader(data, batch_size=None, num_workers=min(8, cores() // 2), pin_memory=device == "cuda")
+    loader = DataLoader(
+        data, batch_size=None, num_workers=min(8, cpu_count() // 2), pin_memory=device == "cuda"
+    )
 
     def epoch() -> None:
         for batch in loader:

@@ -92,6 +92,11 @@ def test_what_no_machine_can_mend_is_told(book, message):
     assert found.startswith("01_first.ipynb: ")
 
 
+def test_a_notebook_of_one_cell_is_told_too(book):
+    put(book, in_form({**notebook(), "cells": [cell("# Hello", kind="markdown")]}, STAMP))
+    assert any("the second cell does not install" in problem for problem in problems(book))
+
+
 def edited(change):
     done = in_form(notebook(), STAMP)
     change(done["cells"])
