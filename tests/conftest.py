@@ -17,10 +17,11 @@ CHROMIUM = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
             "--disable-background-networking", "--disable-component-update"]  # fmt: skip
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups
 def pytest_collection_modifyitems(items):
     """Share the tests between processes by file; those of the smoke book, which takes longest, come first.
 
-    They stay in one process, so that the book is built once and what is built in a module, once too.
+    These stay in one process: the book is built once, as is what the tests of a file share.
     """
     for item in items:
         group = "book" if "smoke_site" in item.fixturenames else item.path.stem
