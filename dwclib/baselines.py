@@ -81,7 +81,7 @@ class Clip4CirCombiner(TwoHeadComposer):
     """CLIP4Cir's Combiner: a perceptron on both projections, plus a convex mix of the features themselves.
 
     ``q = n(MLP([p_v; p_t]) + lam v + (1 - lam) t)`` with ``lam = s(MLP'([p_v; p_t]))`` and projections
-    ``p_v = Dropout(ReLU(Linear(v)))``, ``p_t`` likewise. lam is the image's share, as everywhere in the book.
+    ``p_v = Dropout(ReLU(Linear(v)))``, ``p_t`` likewise. lam weighs the image, as everywhere in the book.
     Simplified: it mixes the heads' v and t instead of CLIP's own features, and all its layers have width D.
 
     Source: Baldrati et al. 2022.

@@ -61,7 +61,7 @@ class AdaptiveWeightedCombiner(nn.Module):
     def modality_weight(
         self, image: Float[Tensor, "batch dim"], text: Float[Tensor, "batch dim"]
     ) -> Float[Tensor, "batch weights"]:
-        """Return lam, (batch, weights) in (0, 1), the image's share, from v' = `image` and t' = `text`."""
+        """Return lam, (batch, weights) in (0, 1), the weight of the image, from v' = `image` and t' = `text`."""
         pair = torch.cat([image, text], dim=1)  # (B, D), (B, D) -> (B, 2D)
         return torch.sigmoid(self.mlp(pair))  # (B, 2D) -> (B, weights)
 
@@ -78,7 +78,7 @@ class FixedWeightCombiner(nn.Module):
 
     Parameters
     ----------
-    weight : lam, the image's share, in [0, 1].
+    weight : lam, the weight of the image, in [0, 1].
     """
 
     def __init__(self, weight: float) -> None:

@@ -27,7 +27,7 @@ class Composition(NamedTuple):
     Fields
     ------
     query : q, (batch, dim), rows of length one.
-    modality_weight : lam, (batch, 1), the image's share of the mix; None where there is no such scalar.
+    modality_weight : lam, (batch, 1), the weight of the image in the mix; None where there is no such scalar.
     edited_image, edited_text : (batch, dim), the features that entered the mix; None where there is none.
     """
 

@@ -1,7 +1,7 @@
 """SynthFashion: a fashion world drawn by code, in which the truth about every query is known.
 
 Garments come in families: each member is an earlier member with a few attributes changed, so that a gallery
-is full of near misses. A query takes two members of a family; two annotators say how the target differs from
+holds look-alikes. A query takes two members of a family; two annotators say how the target differs from
 the reference. `Dials` set how much they say, how well the reference can be seen, and how often the text is
 wrong: most of what the paper claims is a claim about one of these dials.
 """

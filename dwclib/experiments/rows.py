@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import time
 from base64 import b64decode, b64encode
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from zlib import compress, decompressobj
 from zlib import error as ZlibError
@@ -17,7 +19,7 @@ from torch import Tensor
 
 from dwclib.code import code_of, meaning_of
 from dwclib.errors import MAX_SEED, ResultsError, brief
-from dwclib.experiments.grid import Cell
+from dwclib.experiments.grid import Cell, Grid
 from dwclib.experiments.schema import REMEDY, Kept, Named, Percent, Stamped
 from dwclib.files import cache_folder, fingerprint
 from dwclib.retrieval import share_within
@@ -120,16 +122,14 @@ def compute_row(cell: Cell, probed: bool, device: str) -> dict[str, Any]:
 
     from dwclib.experiments import machine, probes
     from dwclib.training.evaluation import judged, ranks_of, recalls_of
-    from dwclib.training.runs import Run, shared_run
+    from dwclib.training.runs import Run
 
     if device == "cpu":
         torch.set_num_threads(1)
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(dir=cache_folder("experiments")) as folder:
-        if probed and cell.seed == 0:  # kept, for the book to bring along
-            trained = shared_run(cell.config, device=device, progress=False)
-        else:
-            trained = Run(cell.config, folder, device=device).train(progress=False)
+        kept_in = kept_folder(cell) if probed and cell.seed == 0 else folder
+        trained = Run(cell.config, kept_in, device=device).train(progress=False)
         embedded, dataset = trained.embedded(), trained.evaluation.dataset
         ranks = ranks_of(embedded, dataset)
         truth = judged(embedded, dataset)  # type: ignore[arg-type]
@@ -163,6 +163,31 @@ def compute_row(cell: Cell, probed: bool, device: str) -> dict[str, Any]:
         },
         **extra,
     }
+
+
+def kept_folder(cell: Cell) -> Path:
+    """Return where the run of a probed variant's first seed stays, for `publish`."""
+    return cache_folder("kept") / fingerprint(cell.config.model_dump(), code_fingerprint(probed=True))
+
+
+def publish(grid: Grid) -> list[Path]:
+    """Let the book bring the first runs of a grid's probed variants along, where they are trained.
+
+    They are found again by their configuration: `dwclib.training.runs.shared_run`.
+    """
+    from dwclib.training.runs import SHIPPED, Run
+
+    written = []
+    for cell in grid._replace(seeds=1).cells():
+        if cell.variant not in grid.probed:
+            continue
+        run = Run(cell.config, kept_folder(cell), device="cpu")
+        if run.is_finished:
+            folder = SHIPPED / f"{grid.name}-{cell.variant.replace(' ', '-')}"
+            shutil.rmtree(folder, ignore_errors=True)
+            run.publish(folder)
+            written.append(folder)
+    return written
 
 
 @lru_cache

@@ -49,7 +49,7 @@ class Embedded(NamedTuple):
     ------
     queries : (queries, dim).
     gallery : (gallery, dim).
-    modality_weight : (queries,), the image's share; None where the composer has none.
+    modality_weight : (queries,), the weight of the image in the mix; None where the composer has none.
     """
 
     queries: Float[Tensor, "queries dim"]

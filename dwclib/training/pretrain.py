@@ -67,7 +67,7 @@ def pretrain_clip(folder: Path = BOOK_CLIP, settings: Settings = CLIP_SETTINGS) 
 
     Returns
     -------
-    The zero-shot figures on the validation split, as in ``metrics.json``.
+    The zero-shot figures on the evaluation split, as in ``metrics.json``.
     """
     import open_clip
 
@@ -136,7 +136,7 @@ def _attributes_told(net: ResNet, heads: nn.ModuleList) -> dict[str, float]:
 
 
 def zero_shot(clip: Clip, *, seed: int = 0) -> dict[str, float]:
-    """Measure what a CLIP knows about SynthFashion's validation split without any training on it.
+    """Measure what a CLIP knows about SynthFashion's evaluation split without any training on it.
 
     Returns
     -------

@@ -44,7 +44,7 @@ from dwclib.experiments import (
     verify,
 )
 from dwclib.experiments import store as experiments
-from dwclib.experiments.results import key_of
+from dwclib.experiments.results import differing, key_of
 from dwclib.training.config import read_recipe
 
 DECLARED = {
@@ -557,8 +557,11 @@ def test_the_margin_is_one_of_the_unit_that_a_gain_has():
     assert said == ["no effect of a point or more", "no effect of a hundredth or more"]
 
 
-def test_the_base_of_the_ablations_trains_the_clip_stream_alone():
-    assert read_recipe("synthfashion-ablations").model.streams == ["clip"]
+def test_every_grid_departs_from_the_one_canonical_configuration():
+    for name in grid_names():
+        grid = read_grid(name, "laptop")
+        allowed = {"model.streams", "training.epochs", "training.watched"}
+        assert set(differing(read_recipe("synthfashion-laptop"), grid.base)) <= allowed, name
 
 
 @pytest.mark.parametrize(
