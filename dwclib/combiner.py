@@ -61,7 +61,7 @@ class AdaptiveWeightedCombiner(nn.Module):
     def modality_weight(
         self, image: Float[Tensor, "batch dim"], text: Float[Tensor, "batch dim"]
     ) -> Float[Tensor, "batch weights"]:
-        """Return lam, (batch, weights) in (0, 1), the weight of the image, from v' = `image` and t' = `text`."""
+        """Return lam, (batch, weights) in (0, 1), the image's weight, from v' = `image` and t' = `text`."""
         pair = torch.cat([image, text], dim=1)  # (B, D), (B, D) -> (B, 2D)
         return torch.sigmoid(self.mlp(pair))  # (B, 2D) -> (B, weights)
 

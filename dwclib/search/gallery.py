@@ -46,7 +46,7 @@ class Answers(NamedTuple):
     ------
     ids : (k,) image ids.
     scores : (k,), the sums of the streams' cosines.
-    modality_weight : stream -> the image's share in its query; streams without such a scalar are left out.
+    modality_weight : stream -> the image's weight in its query; streams without such a scalar are left out.
     """
 
     ids: Shaped[np.ndarray, " k"]
