@@ -8,7 +8,7 @@ github.com/fuxianghuang1/DWC at 5f32a7e, from which the equations were reconstru
     streams 05, 07     baselines 03      retrieval 01, 10
 
 Four small files serve all: `errors`, `files`, `code`, `weights`. The wings can stay closed: `data` (datasets,
-drawn and real), `training` (from a single stream to a run in a folder), `experiments` (grids, rows, verdicts),
+drawn and real), `training` (from one stream to a run in a folder), `experiments` (grids, rows, verdicts),
 `search` (Milvus), `book` (notebooks and site). A module imports from its own wing, the paper, and wings named
 before its own; the paper needs of them only `data.triplets`, the one form of a dataset.
 """
