@@ -11,5 +11,6 @@ __getattr__, __dir__ = lazy(
     results="Results differing",
     store="FOLDER Verified load missing run verify",
     quantities="quantity row_of",
+    leaderboard="ROWS standings wrong_by_chance",
     claims="verdict_of",
 )

@@ -117,7 +117,14 @@ class Results:
         return mean_interval([metrics[measure] for metrics in found])
 
     def pairs(
-        self, variant: str, over: str, setting: str = "", *, over_setting: str = "", of: Results | None = None
+        self,
+        variant: str,
+        over: str,
+        setting: str = "",
+        *,
+        over_setting: str = "",
+        of: Results | None = None,
+        named: tuple[str, ...] = (),
     ) -> list[tuple[Row, Row]]:
         """Return the rows of two variants, paired by seed: every comparison begins here.
 
@@ -126,16 +133,17 @@ class Results:
         variant, over : the two.
         setting, over_setting : in which setting of the dials each; the first, and the same, by default.
         of : the results of another grid, where `over` is one of that; the seeds that both have are paired.
+        named : keys in which the two may differ besides, such as "model.streams".
 
         Raises
         ------
         ConfigError
-            When the stored configurations differ in a key that the variants and settings do not declare.
+            When the stored configurations differ in a key that neither variants nor settings declare.
         """
         other, rows = of or self, self.runs_of(variant, setting)
         found = list(zip(rows, other.runs_of(over, over_setting or setting), strict=False))
         for row, rival in found:
-            _check_pair((row, self.grid), (rival, other.grid))
+            _check_pair((row, self.grid), (rival, other.grid), named=named)
         return found
 
     def ahead(
@@ -155,10 +163,13 @@ class Results:
         Parameters
         ----------
         variant, over, setting, over_setting, of : as `pairs` takes them.
-        stream, over_stream : of each; the same by default.
+        stream, over_stream : of each; the same by default. Where both are given, a run of one stream may be
+            compared with one of both.
         **options : "k" and "group", as `hits` takes them.
         """
-        rows, rivals = zip(*self.pairs(variant, over, setting, over_setting=over_setting, of=of), strict=True)
+        named = ("model.streams",) if over_stream else ()
+        found = self.pairs(variant, over, setting, over_setting=over_setting, of=of, named=named)
+        rows, rivals = zip(*found, strict=True)
         other = (of or self)._found(list(rivals), over_stream or stream, **options)
         return self._found(list(rows), stream, **options) - other
 
@@ -185,10 +196,10 @@ def differing(one: Config, other: Config) -> list[str]:
     return [f"{s}.{k}" for s, k in keys if first[s].get(k) != second[s].get(k)]
 
 
-def _check_pair(*pair: tuple[Row, Grid]) -> None:
-    """Refuse to compare two rows that differ in more than their variants and settings declare, and seeds."""
+def _check_pair(*pair: tuple[Row, Grid], named: tuple[str, ...] = ()) -> None:
+    """Refuse to compare two rows that differ in more than is named, or declared by variant and setting."""
     one, other = (parse_config(row["config"], "a stored row") for row, _ in pair)
-    declared = set[str]().union(*(_declared_by(grid, row) for row, grid in pair))
+    declared = set(named).union(*(_declared_by(grid, row) for row, grid in pair))
     if more := [key for key in differing(one, other) if key not in declared]:
         raise ConfigError(
             f"{pair[0][0]['variant']!r} and {pair[1][0]['variant']!r} differ in {', '.join(more)} too",

@@ -68,6 +68,17 @@ def test_what_the_variants_of_two_grids_name_may_differ_and_common_seeds_are_pai
     np.testing.assert_array_equal(found.ahead("hard labels", "one stream", of=other), expected)
 
 
+def test_one_stream_is_compared_with_both_only_where_the_comparison_names_the_streams():
+    base = BASE.but(model={"streams": ["clip"]})
+    alone = _results(GRID._replace(name="alone", base=base))
+    found = _results(GRID)
+    expected = found.hits("full", stream="cnn") - alone.hits("full")
+    named = {"stream": "cnn", "over_stream": "clip", "of": alone}
+    np.testing.assert_array_equal(found.ahead("full", "full", **named), expected)
+    with pytest.raises(ConfigError, match=r"model\.streams too"):
+        found.ahead("full", "full", of=alone)
+
+
 @pytest.mark.parametrize(("section", "key", "value"), [("training", "seed", 7), ("training", "epochs", 9)])
 def test_a_stored_row_of_another_seed_or_configuration_is_not_compared(section, key, value):
     seeded = {**GRID.variants, "full": {"training": {"seed": 5}}}
