@@ -2,4 +2,6 @@
 
 from dwclib import lazy
 
-__getattr__, __dir__ = lazy(__name__, exercises="exercise", voice="claimed finding in_words number say")
+__getattr__, __dir__ = lazy(
+    __name__, exercises="exercise", voice="claimed finding in_words leaderboard number say"
+)

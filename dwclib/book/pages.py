@@ -1,4 +1,4 @@
-"""The pages that are computed when the site is built: run times, claims, reported results, reproductions."""
+"""What is computed when the site is built: run times, claims, results of others and ours, a leaderboard."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from pathlib import Path
 
 from dwclib.book.notebooks import read_notebook, source_of, stamp_of
 from dwclib.book.paper import paper_page
+from dwclib.book.voice import number
 from dwclib.experiments.claims import CLAIMS, Part, judge, read_claims
+from dwclib.experiments.leaderboard import ROWS
 from dwclib.experiments.reported import SHOWN, SOURCES, TITLES, reported
 from dwclib.experiments.reproductions import reproductions
 from dwclib.experiments.store import FOLDER
@@ -33,6 +35,19 @@ def write_pages(folder: Path, executed: Sequence[Path], *, listed: str) -> None:
     for name, page in pages.items():
         if f"book/{name}" in listed:
             (folder / f"{name}.md").write_text(page(), encoding="utf-8")
+    first = folder / "index.md"
+    if first.exists() and "leaderboard.txt" in first.read_text(encoding="utf-8"):
+        (folder / "leaderboard.txt").write_text(leaderboard_table(), encoding="utf-8")
+
+
+def leaderboard_table(*, profile: str = "laptop") -> str:
+    """Return the leaderboard's column of R@10, for the first page.
+
+    Parameters
+    ----------
+    profile : of the results.
+    """
+    return _table(("", "R@10, %"), [(name, number(name, "R@10", profile=profile)) for name in ROWS])
 
 
 def execution_page(executed: Sequence[Path]) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from IPython.display import Markdown, display
+from collections.abc import Mapping
+
+from IPython.display import HTML, Markdown, display
 
 from dwclib.experiments.claims import verdict_of
+from dwclib.experiments.leaderboard import Standing
 from dwclib.experiments.quantities import quantity
 from dwclib.experiments.statistics import Comparison, Gain, Interval, in_words
 
@@ -47,8 +50,30 @@ def number(name: str, measure: str, *, profile: str = "laptop") -> str:
     ----------
     name, measure, profile : as `dwclib.experiments.quantity` takes them.
     """
-    found = quantity(name, measure, profile=profile)
-    return f'<span data-quantity="{name}, {measure}">{found}</span>'
+    return _marked(name, measure, quantity(name, measure, profile=profile))
+
+
+def leaderboard(board: Mapping[str, Standing], *, over: str = "sum") -> HTML:
+    """Return the table of `dwclib.experiments.standings`, its numbers marked as `number` marks them.
+
+    Parameters
+    ----------
+    board, over : what it returned, and the rival that it was given.
+    """
+    import pandas as pd
+
+    table = pd.DataFrame(
+        {
+            name: {
+                "runs": row.seeds,
+                **{measure: _marked(name, measure, found) for measure, found in row.measures.items()},
+                f"R@10, ahead of {over} by": f"{row.ahead.interval:+.1f}" if row.ahead else "",
+                "so it is": _so_it_is(row.ahead) if row.ahead else "",
+            }
+            for name, row in board.items()
+        }
+    ).T
+    return HTML(table.to_html(escape=False))
 
 
 def claimed(part: str, *, profile: str = "laptop") -> str:
@@ -61,3 +86,12 @@ def claimed(part: str, *, profile: str = "laptop") -> str:
     found = verdict_of(part, profile=profile)
     among = f", of the {found.tests} tests" if found.found else ""
     return f"verdict: **{found.verdict}**, {found.effect}{among} on the [claims page](../book/claims.md)"
+
+
+def _marked(name: str, measure: str, found: Interval) -> str:
+    return f'<span data-quantity="{name}, {measure}">{found}</span>'
+
+
+def _so_it_is(found: Comparison) -> str:
+    p = f"p = {found.p:.3f}" if found.p >= 0.001 else "p < 0.001"
+    return f"{in_words(found, more='ahead', less='behind')}, {p}".replace("<", "&lt;")

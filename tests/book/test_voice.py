@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from dwclib.book import claimed, finding, in_words, number, say
+from dwclib.book import claimed, finding, in_words, leaderboard, number, say
 from dwclib.experiments import Comparison, Gain, Interval, quantity, verdict_of
+from dwclib.experiments.leaderboard import Standing
 
 ABOVE, BELOW, BETWEEN = Interval(2.0, 1.0, 3.0), Interval(-2.0, -3.0, -1.0), Interval(0.5, -1.0, 2.0)
 
@@ -53,6 +54,19 @@ def test_one_sentence_is_a_paragraph_and_several_are_a_list(monkeypatch):
 def test_a_number_is_the_registrys_and_says_whose_it_is():
     found = quantity("clip stream", "R@10")
     assert number("clip stream", "R@10") == f'<span data-quantity="clip stream, R@10">{found}</span>'
+
+
+def test_a_leaderboard_marks_each_number_and_says_who_is_ahead():
+    board = {
+        "sum": Standing(10, {"R@10": BETWEEN}, None),
+        "clip stream": Standing(10, {"R@10": ABOVE}, Comparison(ABOVE, 0.0001, "supported")),
+        "TIRG": Standing(10, {"R@10": BELOW}, Comparison(BELOW, 0.2, "cannot tell")),
+    }
+    shown = leaderboard(board).data
+    for name, row in board.items():
+        assert f'<td><span data-quantity="{name}, R@10">{row.measures["R@10"]}</span></td>' in shown
+    assert "<td>+2.0 [+1.0, +3.0]</td>\n      <td>ahead, p &lt; 0.001</td>" in shown
+    assert "<td>-2.0 [-3.0, -1.0]</td>\n      <td>no detectable difference, p = 0.200</td>" in shown
 
 
 def test_a_claimed_verdict_is_that_of_the_claims_page():
