@@ -34,8 +34,9 @@ check-profile:
 book: check-profile $(READY) ## execute the notebooks and build the site: _build/html/index.html
 	$(RUN) -m dwclib book --profile $(PROFILE) --cell-timeout $(CELL_TIMEOUT)
 
+# Two processes share the tests by file, in the order of tests/conftest.py.
 test: lint ## run all tests
-	$(RUN) -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lab: $(READY) ## open the notebooks in JupyterLab
 	$(RUN) -m dwclib lab -- $(LAB_OPTIONS)

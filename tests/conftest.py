@@ -2,8 +2,6 @@
 
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,25 +15,9 @@ CHROMIUM = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
             "--disable-background-networking", "--disable-component-update"]  # fmt: skip
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups
 def pytest_collection_modifyitems(items):
-    """Share the tests between processes by file; those of the smoke book, which takes longest, come first.
-
-    These stay in one process: the book is built once, as is what the tests of a file share.
-    """
-    for item in items:
-        group = "book" if "smoke_site" in item.fixturenames else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: "smoke_site" not in item.fixturenames)
-
-
-@pytest.fixture(scope="session")
-def smoke_site():
-    """Execute the whole book with the smoke profile and build its site, as a reader would."""
-    command = [sys.executable, "-m", "dwclib", "book", "--profile", "smoke"]
-    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert found.returncode == 0, found.stdout + found.stderr
-    return ROOT / "_build" / "html"
+    """Begin with the smoke book, the file that takes longest: the other process does the rest meanwhile."""
+    items.sort(key=lambda item: item.path.stem != "test_smoke")
 
 
 @pytest.fixture(scope="module")

@@ -1,39 +1,19 @@
-"""The real notebooks: their form, their outputs, and their exercises' solutions, executed."""
+"""The real notebooks as git keeps them: their form, and what in them is checked."""
 
 import ast
-import json
 import re
-import shutil
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 
 import pytest
 
 from dwclib.book.address import SETUP
 from dwclib.book.check import problems
-from dwclib.book.execute import Book, prepare
-from dwclib.book.notebooks import (
-    CHECKED,
-    SOLUTION,
-    declared_parameters,
-    read_notebook,
-    source_of,
-    stamp_of,
-    tags_of,
-)
+from dwclib.book.execute import Book
+from dwclib.book.notebooks import CHECKED, declared_parameters, read_notebook, source_of, tags_of
 from dwclib.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 BOOK = Book("smoke")
-NBVAL_CONFTEST = """
-def pytest_collectstart(collector):
-    if collector.fspath and str(collector.fspath).endswith(".ipynb"):
-        collector.skip_compare += ("stderr", "image/svg+xml", "image/png", "text/html", "application/pdf")
-"""
-RECORDED = (Path(__file__).parent / "recorded.py").read_text()
-SANITIZE = "[addresses]\nregex: 0x[0-9a-f]+\nreplace: ADDRESS\n"
 
 
 def checked_cells(path):
@@ -150,67 +130,6 @@ def test_a_result_typed_by_hand_is_noticed(text):
     assert results_typed_in(text)
 
 
-def test_the_whole_book_runs_with_the_smoke_profile(smoke_site):
-    for path in BOOK.notebooks:
-        done = BOOK.executed(path)
-        assert stamp_of(done)["profile"] == "smoke"
-        solved = [c for c in read_notebook(done)["cells"] if SOLUTION in c["metadata"].get("tags", [])]
-        assert len(solved) >= 2
-        assert all(cell["execution_count"] for cell in solved)
-    assert (smoke_site / "index.html").exists()
-
-
-@pytest.mark.parametrize("path", BOOK.notebooks, ids=lambda path: path.stem)
-def test_no_output_warns_or_names_a_path_of_this_machine(path, smoke_site):
-    outputs = [o for c in read_notebook(BOOK.executed(path))["cells"] for o in c.get("outputs", [])]
-    texts = ["".join(o.get("text", "")) for o in outputs]
-    texts += [
-        "".join(o.get("data", {}).get(kind, "")) for o in outputs for kind in ("text/plain", "text/html")
-    ]
-    for text in texts:
-        assert "Warning" not in text
-        assert not any(f"{folder}/" in text for folder in (ROOT, Path.home(), tempfile.gettempdir()))
-
-
-def test_a_second_build_executes_nothing(smoke_site):
-    before = [BOOK.executed(path).stat().st_mtime_ns for path in BOOK.notebooks]
-    subprocess.run([sys.executable, "-m", "dwclib", "book", "--profile", "smoke"], cwd=ROOT, check=True)
-    assert [BOOK.executed(path).stat().st_mtime_ns for path in BOOK.notebooks] == before
-
-
-def nbval(folder, conftest, *chosen):
-    """Run nbval in a folder, over all its notebooks or some; return what it did."""
-    (folder / "conftest.py").write_text(conftest)
-    (folder / "sanitize.cfg").write_text(SANITIZE)
-    return subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", folder,
-         "--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=600", "--nbval-sanitize-with",
-         folder / "sanitize.cfg", *chosen],
-        cwd=folder, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-
-
-def all_passed(found, paths):
-    """Tell whether nbval had nothing against any code cell of these notebooks."""
-    cells = [cell for path in paths for cell in read_notebook(path)["cells"] if cell["cell_type"] == "code"]
-    passed = re.search(r"^(\d+) passed", found.stdout, re.MULTILINE)
-    return found.returncode == 0 and int(passed[1]) == len(cells)
-
-
-def test_the_stored_outputs_are_those_of_a_new_run(tmp_path, smoke_site):
-    """Let nbval compare every notebook with the smoke book: it was just executed, and is not once more."""
-    paths = [Path(shutil.copy(path, tmp_path)) for path in BOOK.notebooks]
-    found = nbval(tmp_path, NBVAL_CONFTEST + RECORDED)
-    assert all_passed(found, paths), found.stdout[-5000:]
-
-
-def test_nbval_executes_what_is_prepared_for_it(tmp_path):
-    """Let nbval execute one notebook, a quick one, with its own kernel, as a reader may do with all."""
-    chosen = prepare(BOOK, tmp_path)[3]
-    found = nbval(tmp_path, NBVAL_CONFTEST, chosen)
-    assert all_passed(found, [chosen]), found.stdout[-5000:]
-
-
 @pytest.mark.parametrize("path", BOOK.notebooks, ids=lambda path: path.stem)
 def test_a_wrong_stored_output_would_be_noticed(path):
     """Guard against vacuous checks: each notebook has checked text that nbval compares."""
@@ -221,17 +140,3 @@ def test_a_wrong_stored_output_would_be_noticed(path):
         if output.get("name") == "stdout" or "text/plain" in output.get("data", {})
     ]
     assert len(compared) >= 3
-
-
-@pytest.mark.parametrize("conftest", [NBVAL_CONFTEST, NBVAL_CONFTEST + RECORDED], ids=["new", "recorded"])
-def test_nbval_fails_on_a_wrong_output(tmp_path, smoke_site, conftest):
-    path = BOOK.notebooks[0]
-    content = read_notebook(path)
-    first = next(i for i, cell in enumerate(content["cells"]) if CHECKED in cell["metadata"].get("tags", []))
-    content["cells"] = content["cells"][: first + 1]
-    for output in content["cells"][first]["outputs"]:
-        output["text"] = "wrong"
-    (tmp_path / path.name).write_text(json.dumps(content))
-    found = nbval(tmp_path, conftest)
-    assert found.returncode == 1
-    assert "1 failed" in found.stdout

@@ -1,21 +1,40 @@
-"""The built site, opened page by page in a real browser."""
+"""The smoke book: executed once, its outputs compared, and its site opened page by page in a real browser.
+
+All that looks at it stands in this file: `make test` lets two processes share the tests file by file.
+"""
 
 import functools
 import http.server
+import json
 import re
+import shutil
 import subprocess
+import sys
+import tempfile
 import threading
 from pathlib import Path
 
 import pytest
 import yaml
+from test_numbers import contradictions, shown_on
 
 from dwclib.book.address import address_of
+from dwclib.book.execute import Book, prepare
+from dwclib.book.notebooks import CHECKED, SOLUTION, read_notebook, stamp_of
+from dwclib.experiments import ROWS
 
 ROOT = Path(__file__).resolve().parents[2]
+BOOK = Book("smoke")
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
 PAGES = [TOC["root"], *(chapter["file"] for part in TOC["parts"] for chapter in part["chapters"])]
 NOTEBOOKS = [page for page in PAGES if page.startswith("notebooks/")]
+NBVAL_CONFTEST = """
+def pytest_collectstart(collector):
+    if collector.fspath and str(collector.fspath).endswith(".ipynb"):
+        collector.skip_compare += ("stderr", "image/svg+xml", "image/png", "text/html", "application/pdf")
+"""
+RECORDED = (Path(__file__).parent / "recorded.py").read_text()
+SANITIZE = "[addresses]\nregex: 0x[0-9a-f]+\nreplace: ADDRESS\n"
 MEASURE = """() => ({
   broken: [...document.images].filter(i => !(i.complete && i.naturalWidth > 0)).map(i => i.src),
   silent: [...document.images].filter(i => !(i.alt || '').trim()).map(i => i.src),
@@ -24,6 +43,98 @@ MEASURE = """() => ({
   text: document.querySelector('article').innerText,
   paper: getComputedStyle(document.body).backgroundColor,
 })"""
+
+
+@pytest.fixture(scope="module")
+def smoke_site():
+    """Execute the whole book with the smoke profile and build its site, as a reader would."""
+    command = [sys.executable, "-m", "dwclib", "book", "--profile", "smoke"]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stdout + found.stderr
+    return ROOT / "_build" / "html"
+
+
+def test_the_whole_book_runs_with_the_smoke_profile(smoke_site):
+    for path in BOOK.notebooks:
+        done = BOOK.executed(path)
+        assert stamp_of(done)["profile"] == "smoke"
+        solved = [c for c in read_notebook(done)["cells"] if SOLUTION in c["metadata"].get("tags", [])]
+        assert len(solved) >= 2
+        assert all(cell["execution_count"] for cell in solved)
+    assert (smoke_site / "index.html").exists()
+
+
+@pytest.mark.parametrize("path", BOOK.notebooks, ids=lambda path: path.stem)
+def test_no_output_warns_or_names_a_path_of_this_machine(path, smoke_site):
+    outputs = [o for c in read_notebook(BOOK.executed(path))["cells"] for o in c.get("outputs", [])]
+    texts = ["".join(o.get("text", "")) for o in outputs]
+    texts += [
+        "".join(o.get("data", {}).get(kind, "")) for o in outputs for kind in ("text/plain", "text/html")
+    ]
+    for text in texts:
+        assert "Warning" not in text
+        assert not any(f"{folder}/" in text for folder in (ROOT, Path.home(), tempfile.gettempdir()))
+
+
+def test_a_second_build_executes_nothing(smoke_site):
+    before = [BOOK.executed(path).stat().st_mtime_ns for path in BOOK.notebooks]
+    subprocess.run([sys.executable, "-m", "dwclib", "book", "--profile", "smoke"], cwd=ROOT, check=True)
+    assert [BOOK.executed(path).stat().st_mtime_ns for path in BOOK.notebooks] == before
+
+
+def nbval(folder, conftest, *chosen):
+    """Run nbval in a folder, over all its notebooks or some; return what it did."""
+    (folder / "conftest.py").write_text(conftest)
+    (folder / "sanitize.cfg").write_text(SANITIZE)
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", folder,
+         "--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=600", "--nbval-sanitize-with",
+         folder / "sanitize.cfg", *chosen],
+        cwd=folder, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def all_passed(found, paths):
+    """Tell whether nbval had nothing against any code cell of these notebooks."""
+    cells = [cell for path in paths for cell in read_notebook(path)["cells"] if cell["cell_type"] == "code"]
+    passed = re.search(r"^(\d+) passed", found.stdout, re.MULTILINE)
+    return found.returncode == 0 and int(passed[1]) == len(cells)
+
+
+def test_the_stored_outputs_are_those_of_a_new_run(tmp_path, smoke_site):
+    """Let nbval compare every notebook with the smoke book: it was just executed, and is not once more."""
+    paths = [Path(shutil.copy(path, tmp_path)) for path in BOOK.notebooks]
+    found = nbval(tmp_path, NBVAL_CONFTEST + RECORDED)
+    assert all_passed(found, paths), found.stdout[-5000:]
+
+
+def test_nbval_executes_what_is_prepared_for_it(tmp_path):
+    """Let nbval execute one notebook, a quick one, with its own kernel, as a reader may do with all."""
+    chosen = prepare(BOOK, tmp_path)[3]
+    found = nbval(tmp_path, NBVAL_CONFTEST, chosen)
+    assert all_passed(found, [chosen]), found.stdout[-5000:]
+
+
+@pytest.mark.parametrize("conftest", [NBVAL_CONFTEST, NBVAL_CONFTEST + RECORDED], ids=["new", "recorded"])
+def test_nbval_fails_on_a_wrong_output(tmp_path, smoke_site, conftest):
+    path = BOOK.notebooks[0]
+    content = read_notebook(path)
+    first = next(i for i, cell in enumerate(content["cells"]) if CHECKED in cell["metadata"].get("tags", []))
+    content["cells"] = content["cells"][: first + 1]
+    for output in content["cells"][first]["outputs"]:
+        output["text"] = "wrong"
+    (tmp_path / path.name).write_text(json.dumps(content))
+    found = nbval(tmp_path, conftest)
+    assert found.returncode == 1
+    assert "1 failed" in found.stdout
+
+
+def test_a_quantity_is_the_same_on_every_page_of_the_site(smoke_site):
+    pages = {str(p.relative_to(smoke_site)): p.read_text() for p in smoke_site.rglob("*.html")}
+    assert contradictions(pages) == {}
+    assert len(shown_on(pages)["clip stream, R@10"]) >= 2
+    home = shown_on({"home": pages["book/index.html"]})
+    assert {f"{name}, R@10" for name in ROWS} <= set(home)
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
