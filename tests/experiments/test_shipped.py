@@ -1,0 +1,48 @@
+"""The trained runs that the book brings along are those of the stored rows, and of their configurations."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from dwclib.errors import ConfigError
+from dwclib.experiments import load, read_grid
+from dwclib.training.runs import SHIPPED, Run, open_run, shared_run
+
+PUBLISHED = {
+    (grid.name, variant): SHIPPED / f"{grid.name}-{variant.replace(' ', '-')}"
+    for grid in (read_grid(name, "laptop") for name in ("ablations-clip", "ablations-both"))
+    for variant in grid.probed
+}
+
+
+@pytest.mark.parametrize(("grid", "variant"), PUBLISHED)
+def test_a_run_finds_what_its_row_says_and_begins_as_it_did(grid, variant, tmp_path):
+    declared = read_grid(grid, "laptop").only(variants=[variant])
+    row = load(declared).row(variant, "default", 0)
+    run = shared_run(declared.cells()[0].config, device="cpu")
+    assert run.folder == PUBLISHED[grid, variant]
+    found = {stream: recalls[10] for stream, recalls in run.recall().items()}
+    stored = {stream: metrics["all"]["R@10"] for stream, metrics in row["metrics"].items()}
+    assert found == pytest.approx(stored, abs=0.5)  # to the bit by the versions and processor of the row
+    losses = [f"loss_{stream}" for stream in run.model.streams]
+    begun = Run(run.config, tmp_path, device="cpu").train(stop_after=2, progress=False)
+    np.testing.assert_allclose(begun.log[losses], run.log[losses].head(2), rtol=1e-3)
+
+
+def test_they_are_small_enough_for_git_and_none_is_left_over():
+    assert sum(path.stat().st_size for path in SHIPPED.rglob("*.*")) < 12e6
+    assert {path for path in SHIPPED.iterdir() if path.is_dir()} == set(PUBLISHED.values())
+
+
+def test_weights_of_another_configuration_are_refused(tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(PUBLISHED["ablations-clip", "full"], folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["training"]["alpha"] = 0.3
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match=r"training\.alpha"):
+        open_run(folder, device="cpu")
