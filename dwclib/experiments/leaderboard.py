@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 from dwclib.errors import check_choice
 from dwclib.experiments.grid import read_grid
@@ -77,8 +78,8 @@ def standings(
     return {name: _standing(known, grids[known.grid], ahead.get(name)) for name, known in named.items()}
 
 
-def wrong_by_chance(dataset: SynthFashion) -> float:
-    """Return which per cent of the answers the text excludes where a random order gives them.
+def wrong_by_chance(dataset: SynthFashion) -> Float[np.ndarray, " queries"]:
+    """Return which per cent of each query's answers the text excludes where a random order gives them.
 
     Parameters
     ----------
@@ -88,7 +89,7 @@ def wrong_by_chance(dataset: SynthFashion) -> float:
     inside = np.flatnonzero(references >= 0)
     excluded[inside, references[inside]] = False
     answers = excluded.shape[1] - (references >= 0)
-    return 100 * float((excluded.sum(axis=1) / answers).mean())
+    return 100 * excluded.sum(axis=1) / answers
 
 
 def _load(named: Mapping[str, Quantity], profile: str, folder: Path) -> dict[str, Results]:
