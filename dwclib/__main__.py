@@ -183,6 +183,8 @@ def _experiment(options: argparse.Namespace) -> None:
             missing = experiments.missing(grid)
             experiments.run(grid, minutes=options.minutes, device=options.device, **where)
             print(f"{name}: {len(grid.cells())} rows, {len(missing)} of them computed now")
+            if missing and options.profile == "laptop":
+                experiments.publish(grid)
 
 
 def _results(options: argparse.Namespace) -> None:

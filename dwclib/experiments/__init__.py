@@ -5,7 +5,7 @@ from dwclib import lazy
 __getattr__, __dir__ = lazy(
     __name__,
     grid="GRIDS Cell Grid grid_names read_grid",
-    rows="query_groups compute_row code_fingerprint pack unpack",
+    rows="query_groups compute_row publish code_fingerprint pack unpack",
     statistics="MARGIN Interval Gain Comparison mean_interval crossed_interval gain_of mean_gain compare "
     "holm detectable verdict in_words",
     results="Results differing",

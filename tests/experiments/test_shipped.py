@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from dwclib.errors import ConfigError
-from dwclib.experiments import load, read_grid
+from dwclib.experiments import compute_row, load, publish, read_grid, rows
+from dwclib.training import runs
 from dwclib.training.runs import SHIPPED, Run, open_run, shared_run
 
 PUBLISHED = {
@@ -46,3 +47,15 @@ def test_weights_of_another_configuration_are_refused(tmp_path):
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(ConfigError, match=r"training\.alpha"):
         open_run(folder, device="cpu")
+
+
+def test_the_first_run_of_a_probed_variant_is_kept_and_published(tmp_path, monkeypatch):
+    monkeypatch.setattr(rows, "kept_folder", lambda cell: tmp_path / "kept" / cell.variant)
+    monkeypatch.setattr(runs, "SHIPPED", tmp_path / "runs")
+    grid = read_grid("ablations-clip", "smoke").only(variants=["full", "sum"])
+    assert publish(grid) == []  # nothing is trained yet
+    row = compute_row(grid.cells()[0], True, "cpu")
+    (folder,) = publish(grid)
+    found = shared_run(grid.cells()[0].config, device="cpu")
+    assert found.folder == folder
+    assert round(found.recall()["clip"][10], 3) == row["metrics"]["clip"]["all"]["R@10"]
