@@ -265,7 +265,8 @@ def shared_run(config: Config, *, device: str | None = None, progress: bool = Tr
     time, one trains it and the other waits.
     """
     for folder in sorted(SHIPPED.glob("*/config.json")):
-        if parse_config(read_json(folder), str(folder)).choices() == config.choices():
+        shipped = parse_config(read_json(folder), str(folder))
+        if shipped.choices() == config.choices() and shipped.training.epochs == config.training.epochs:
             return open_run(folder.parent, device=device)
     accelerated = device != "cpu" and torch.cuda.is_available()
     weights = sorted(path for folder in (BOOK_CLIP, BOOK_CNN) for path in folder.iterdir())

@@ -34,6 +34,12 @@ def test_a_run_finds_what_its_row_says_and_begins_as_it_did(grid, variant, tmp_p
     np.testing.assert_allclose(begun.log[losses], run.log[losses].head(2), rtol=1e-3)
 
 
+def test_a_run_of_another_length_is_another_run():
+    config = read_grid("ablations-clip", "laptop").only(variants=["full"]).cells()[0].config
+    longer = config.but(training={"epochs": config.training.epochs + 1})
+    assert shared_run(longer, device="cpu", progress=False).folder.parent != SHIPPED
+
+
 def test_they_are_small_enough_for_git_and_none_is_left_over():
     assert sum(path.stat().st_size for path in SHIPPED.rglob("*.*")) < 12e6
     assert {path for path in SHIPPED.iterdir() if path.is_dir()} == set(PUBLISHED.values())
