@@ -84,8 +84,10 @@ def claimed(part: str, *, profile: str = "laptop") -> str:
     part, profile : as `dwclib.experiments.verdict_of` takes them.
     """
     found = verdict_of(part, profile=profile)
-    among = f", of the {found.tests} tests" if found.found else ""
-    return f"verdict: **{found.verdict}**, {found.effect}{among} on the [claims page](../book/claims.md)"
+    page = "on the [claims page](../book/claims.md)"
+    if found.found is None:
+        return f"verdict: **{found.verdict}**, {page} with the reason"
+    return f"verdict: **{found.verdict}**, {found.effect}, of the {found.tests} tests {page}"
 
 
 def _marked(name: str, measure: str, found: Interval) -> str:

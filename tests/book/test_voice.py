@@ -74,4 +74,4 @@ def test_a_claimed_verdict_is_that_of_the_claims_page():
     said = claimed("mutual enhancement, both")
     assert said.startswith(f"verdict: **{part.verdict}**, {part.found.interval} points of R@10, p")
     assert said.endswith(f"of the {part.tests} tests on the [claims page](../book/claims.md)")
-    assert claimed("reported recalls").startswith("verdict: **not testable here**, The datasets cannot come")
+    assert claimed("reported recalls").startswith("verdict: **not testable here**, on the [claims page]")
