@@ -79,7 +79,8 @@ def test_a_link_to_the_glossary_leads_to_an_entry(path):
 def test_a_link_shows_the_definition_under_the_mouse(tmp_path):
     """Pages are built as the site is, with a warning for what leads nowhere."""
     pages = {
-        "book/glossary.md": "# Glossary\n\n## Statistics\n\n### Holm's method\n\nA correction\nof p-values.\n",
+        "book/glossary.md": "# Glossary\n\n## Statistics\n\n### Holm's method\n\n"
+        "A correction\nof p-values.\n",
         "index.md": "# Page\n\n[Holm](book/glossary.md#holms-method), [all](book/glossary.md)\n\n"
         "```{toctree}\nbook/glossary\n```\n",
     }

@@ -19,7 +19,7 @@ import yaml
 from test_numbers import contradictions, shown_on
 
 from dwclib.book.address import address_of
-from dwclib.book.execute import Book, prepare
+from dwclib.book.execute import Book, execute, prepare
 from dwclib.book.notebooks import CHECKED, SOLUTION, read_notebook, stamp_of
 from dwclib.experiments import ROWS
 
@@ -78,7 +78,7 @@ def test_no_output_warns_or_names_a_path_of_this_machine(path, smoke_site):
 
 def test_a_second_build_executes_nothing(smoke_site):
     before = [BOOK.executed(path).stat().st_mtime_ns for path in BOOK.notebooks]
-    subprocess.run([sys.executable, "-m", "dwclib", "book", "--profile", "smoke"], cwd=ROOT, check=True)
+    execute(BOOK)
     assert [BOOK.executed(path).stat().st_mtime_ns for path in BOOK.notebooks] == before
 
 

@@ -132,7 +132,7 @@ def together(whole: Run, tmp_path_factory) -> Path:
     frozen(Run(_config(), out / "begun by one", device="cpu")).train(stop_after=5, progress=False)
     done = subprocess.run(
         [sys.executable, "-m", *TORCHRUN, str(out / "worker.py"), str(out)],
-        env=_environment(), capture_output=True, text=True, timeout=300, check=False,
+        env=_environment(), capture_output=True, text=True, timeout=900, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return out
@@ -174,7 +174,7 @@ def test_three_processes_tell_each_other_everything_in_order(tmp_path: Path) -> 
     (tmp_path / "talker.py").write_text(TALKER)
     done = subprocess.run(
         [sys.executable, "-m", *TORCHRUN[:-1], "3", str(tmp_path / "talker.py"), str(tmp_path)],
-        env=_environment(), capture_output=True, text=True, timeout=120, check=False,
+        env=_environment(), capture_output=True, text=True, timeout=900, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     for number in range(3):
@@ -264,13 +264,13 @@ def test_a_batch_that_cannot_be_shared_is_refused_by_one_voice(together: Path) -
 def test_a_killed_process_ends_all_and_training_goes_on(together: Path, tmp_path: Path, victim: int) -> None:
     config = _config().but(model={"dropout": 0.5})
     launcher = _launch(tmp_path / "killed", config)
-    deadline = time.time() + 120
+    deadline = time.time() + 900
     while not checkpoints(tmp_path / "killed"):
         assert launcher.poll() is None, launcher.communicate()
         assert time.time() < deadline
         time.sleep(0.02)
     _process(launcher, victim).kill()
-    _, errors = launcher.communicate(timeout=60)
+    _, errors = launcher.communicate(timeout=900)
     assert launcher.returncode != 0
     told = [line for line in errors.splitlines() if "error: " in line and "is gone" in line]
     assert len(told) == 1, errors
@@ -280,7 +280,7 @@ def test_a_killed_process_ends_all_and_training_goes_on(together: Path, tmp_path
     assert errors.count("UserWarning: batch norm is synchronised on GPUs only") == 1
     if victim == 1:
         again = _launch(tmp_path / "killed", config)
-        output, errors = again.communicate(timeout=120)
+        output, errors = again.communicate(timeout=900)
         assert again.returncode == 0, errors
         assert output.count("both  R@1") == 1
         pd.testing.assert_frame_equal(
