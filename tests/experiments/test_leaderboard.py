@@ -17,6 +17,7 @@ from dwclib.experiments import (
     quantity,
     read_grid,
     standings,
+    verdict_of,
     wrong_by_chance,
 )
 from dwclib.experiments.leaderboard import MEASURES
@@ -93,6 +94,12 @@ def test_rows_of_two_schedules_do_not_stand_on_one_leaderboard(kept, tmp_path):
         _write_rows(_path_of(grid, tmp_path), grid, rows)
     with pytest.raises(ResultsError, match="rows are missing"):
         standings(profile="smoke", folder=tmp_path)
+
+
+def test_a_difference_that_a_claim_tests_has_the_claims_pages_verdict():
+    board = standings()
+    assert board["clip stream"].ahead == verdict_of("all against the sum, clip").found
+    assert board["sum"].ahead is None
 
 
 def test_a_rival_that_is_not_on_it_is_told(kept):
