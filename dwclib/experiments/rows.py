@@ -131,6 +131,7 @@ def compute_row(cell: Cell, probed: bool, device: str) -> dict[str, Any]:
         kept_in = kept_folder(cell) if probed and cell.seed == 0 else folder
         trained = Run(cell.config, kept_in, device=device).train(progress=False)
         embedded, dataset = trained.embedded(), trained.evaluation.dataset
+        groups = query_groups(dataset)  # type: ignore[arg-type]
         ranks = ranks_of(embedded, dataset)
         truth = judged(embedded, dataset)  # type: ignore[arg-type]
         held_out = recalls_of(trained.embedded(trained.validation), trained.validation.dataset, ks=(10,))
@@ -144,9 +145,8 @@ def compute_row(cell: Cell, probed: bool, device: str) -> dict[str, Any]:
                 "probes": probes.probe_weights(trained),
                 "gaps": probes.modality_gaps(trained),
                 "spread": probes.wording_spread(trained),
-                "composition": probes.composition_gains(trained, query_groups(dataset)),  # type: ignore[arg-type]
+                "composition": probes.composition_gains(trained, groups),
             }
-    groups = query_groups(dataset)  # type: ignore[arg-type]
     return {
         "variant": cell.variant,
         "setting": cell.setting,
