@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any
 
@@ -29,6 +29,8 @@ def exercise(check: Callable[[Any], None]) -> Callable[[Any], None]:
 
     @wraps(check)
     def told(answer: Any) -> None:
+        if _has_dots(answer):
+            raise NotYet("Your answer still has dots: write your own in their place.")
         try:
             check(_watched(answer) if callable(answer) else answer)
         except AssertionError as error:
@@ -46,8 +48,17 @@ def _watched(answer: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(answer)
     def watched(*given: Any, **named: Any) -> Any:
         found = answer(*given, **named)
-        if found is None or found is ...:
+        if found is None or _has_dots(found):
             raise NotYet("Your function returns nothing yet: write its lines in place of the dots.")
         return found
 
     return watched
+
+
+def _has_dots(answer: Any) -> bool:
+    """Tell whether a stub's dots stand anywhere in an answer."""
+    if isinstance(answer, Mapping):
+        return _has_dots(list(answer.values()))
+    if isinstance(answer, list | tuple | set):
+        return any(map(_has_dots, answer))
+    return answer is ...
