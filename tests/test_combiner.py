@@ -46,23 +46,6 @@ def test_each_query_has_its_own_weight() -> None:
     torch.testing.assert_close(query, normalise(torch.stack([image[0], text[1]])))
 
 
-@settings(max_examples=15, deadline=None)
-@given(batch=st.integers(1, 5), dim=st.integers(1, 9), seed=st.integers(0, 99))
-def test_combiner_equals_the_equation_row_by_row(batch: int, dim: int, seed: int) -> None:
-    combiner = AdaptiveWeightedCombiner(dim).eval()
-    image, text = _pair(batch, dim, seed)
-    query, modality_weight = combiner(image, text)
-    assert query.shape == (batch, dim)
-    assert modality_weight.shape == (batch, 1)
-    w1, b1, w2, b2 = (p.detach().numpy() for p in combiner.mlp.parameters())
-    for row, (v, t) in enumerate(zip(image.numpy(), text.numpy(), strict=True)):
-        lam = 1 / (1 + np.exp(-(w2 @ np.maximum(w1 @ np.concatenate([v, t]) + b1, 0) + b2)))
-        np.testing.assert_allclose(modality_weight[row].detach(), lam, atol=1e-5)
-        mix = lam * v + (1 - lam) * t
-        np.testing.assert_allclose(query[row].detach(), mix / np.linalg.norm(mix), atol=1e-4)
-    torch.testing.assert_close(combiner.modality_weight(image, text), modality_weight)
-
-
 def test_forcing_the_bias_forces_the_weight() -> None:
     combiner = AdaptiveWeightedCombiner(6).eval()
     image, text = _pair(3, 6)
