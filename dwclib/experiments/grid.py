@@ -16,6 +16,7 @@ from dwclib.training.config import Config, read_recipe
 
 GRIDS = DATA / "experiments"
 MOST = 1_000  # seeds, and of variants times settings
+Variants = dict[str, dict[str, dict[str, Any]]]  # name -> section of the configuration -> key -> value
 
 
 class Cell(NamedTuple):
@@ -41,6 +42,7 @@ class _File(Kept):
     profiles: dict[Plain, _Size]
     changes: dict[str, dict[str, Any]] = Field({})
     variants: dict[Named, dict[str, dict[str, Any]]] = Field(min_length=1)
+    each: dict[Named, dict[str, dict[str, Any]]] = Field({})
     settings: dict[Named, dict[str, Any]] = Field({"default": {}}, min_length=1)
     probed: list[str] = Field([])
 
@@ -61,7 +63,7 @@ class Grid(NamedTuple):
     name: str
     profile: str
     base: Config
-    variants: dict[str, dict[str, dict[str, Any]]]
+    variants: Variants
     settings: dict[str, dict[str, Any]]
     seeds: int
     probed: tuple[str, ...] = ()
@@ -124,14 +126,15 @@ def read_grid(name: str, profile: str, *, folder: Path = GRIDS) -> Grid:
     path = folder / f"{name}.yml"
     declared = checked(_File, read_yaml(path), path, remedy="See its neighbours.")
     check_choice("profile", profile, declared.profiles, path)
-    if (count := len(declared.variants) * len(declared.settings)) > MOST:
+    variants = _each(declared.variants, declared.each)
+    if (count := len(variants) * len(declared.settings)) > MOST:
         raise ConfigError(f"{count} variants in settings are too many", where=path, remedy=f"Use {MOST}.")
     size = declared.profiles[profile]
     grid = Grid(
         name,
         profile,
         read_recipe(size.recipe).but(**declared.changes),
-        declared.variants,
+        variants,
         declared.settings,
         size.seeds,
         tuple(declared.probed),
@@ -139,3 +142,14 @@ def read_grid(name: str, profile: str, *, folder: Path = GRIDS) -> Grid:
     grid.only(variants=grid.probed)
     grid._replace(seeds=1).cells()  # so that a bad configuration is found now
     return grid
+
+
+def _each(variants: Variants, choices: Variants) -> Variants:
+    """Return each variant with each choice, "sum at rate 0.001" of "sum" and "rate 0.001"; as it is without any."""
+    return {
+        f"{name} at {choice}": {
+            key: {**changes.get(key, {}), **more.get(key, {})} for key in {**changes, **more}
+        }
+        for name, changes in variants.items()
+        for choice, more in choices.items()
+    } or variants

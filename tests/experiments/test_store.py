@@ -407,6 +407,20 @@ def test_a_grid_that_cannot_be_is_refused(tmp_path, changes, told):
         _declare(tmp_path, **changes)
 
 
+def test_each_variant_is_run_with_each_choice(tmp_path):
+    variants = {"full": {}, "sum": {"model": {"composer": "sum"}, "training": {"alpha": 0.0}}}
+    choices = {f"rate {rate}": {"training": {"learning_rate": rate}} for rate in (0.1, 0.2)}
+    grid = _declare(tmp_path, variants=variants, each=choices, probed=[])
+    assert list(grid.variants) == [
+        "full at rate 0.1",
+        "full at rate 0.2",
+        "sum at rate 0.1",
+        "sum at rate 0.2",
+    ]
+    last = grid.cells()[-1].config
+    assert (last.model.composer, last.training.alpha, last.training.learning_rate) == ("sum", 0.0, 0.2)
+
+
 def test_unknown_names_are_refused(tmp_path, stored):
     grid, folder = stored
     with pytest.raises(ConfigError, match="ablations-clip"):
