@@ -145,7 +145,7 @@ def read_grid(name: str, profile: str, *, folder: Path = GRIDS) -> Grid:
 
 
 def _each(variants: Variants, choices: Variants) -> Variants:
-    """Return each variant with each choice, "sum at rate 0.001" of "sum" and "rate 0.001"; as it is without any."""
+    """Return each variant with each choice: "sum at rate 0.001". Without a choice, they stay as they are."""
     return {
         f"{name} at {choice}": {
             key: {**changes.get(key, {}), **more.get(key, {})} for key in {**changes, **more}
