@@ -8,13 +8,15 @@ RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book test lab lint format outputs bench gpu results lock clean check-profile
+.PHONY: help setup book test lab lint format outputs bench gpu results lock doctor clean check-profile
 
 help: ## list these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 	@echo
 	@echo "PROFILE=smoke|laptop|gpu chooses how large the runs are (now: $(PROFILE))."
 	@echo "CELL_TIMEOUT=$(CELL_TIMEOUT) is how many seconds one cell may take: give more on a busy machine."
+	@echo "DWC_CACHE=FOLDER keeps pictures, features and shared runs there (now: $(or $(DWC_CACHE),.cache));"
+	@echo "'python -m dwclib empty-cache' empties it."
 
 setup: $(READY) ## make the virtual environment (the others do it when needed)
 
@@ -90,6 +92,9 @@ lock: ## write requirements.lock anew from pyproject.toml
 	.cache/lock/bin/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \
 	  --fork-strategy fewest --no-header --no-annotate --quiet -o requirements.lock
 
-clean: ## remove _build/, .cache/, build/, dist/ and the tools' caches; not .venv/, nor runs/ of yours
+doctor: ## say what is here and what is broken: versions, machine, cache, weights
+	@$(RUN) -m dwclib doctor
+
+clean: ## remove _build/, .cache/, build/, dist/ and the tools' caches; not .venv/, runs/ or $DWC_CACHE
 	rm -rf _build .cache build dist *.egg-info .benchmarks .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -path ./$(VENV) -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +

@@ -107,6 +107,12 @@ def _parser() -> argparse.ArgumentParser:
     pretrain = _command(commands, "pretrain", _pretrain, "train the book's CLIP or ResNet anew")
     pretrain.add_argument("network", choices=("clip", "cnn"))
     pretrain.add_argument("--folder", type=Path, metavar="DIR", help="data/clip or data/cnn by default")
+
+    doctor = _command(commands, "doctor", _doctor, "examine this machine, the packages and the book's files")
+    doctor.add_argument("--json", action="store_true", help="for a machine, with all values")
+    _command(
+        commands, "empty-cache", _empty_cache, "remove pictures, features and runs that code makes again"
+    )
     return parser
 
 
@@ -251,6 +257,19 @@ def _pretrain(options: argparse.Namespace) -> None:
 
     run = {"clip": pretrain.pretrain_clip, "cnn": pretrain.pretrain_cnn}[options.network]
     print(run(options.folder) if options.folder else run())
+
+
+def _doctor(options: argparse.Namespace) -> bool:
+    from dwclib.book.doctor import examine, report
+
+    print(report(found := examine(), as_json=options.json))
+    return any(one.state == "broken" for one in found)
+
+
+def _empty_cache(_: argparse.Namespace) -> None:
+    from dwclib.book.doctor import empty_cache
+
+    print(empty_cache())
 
 
 if __name__ == "__main__":

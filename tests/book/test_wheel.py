@@ -1,6 +1,7 @@
 """dwclib as an installed package: a notebook alone in an empty folder, and commands without the book."""
 
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -113,6 +114,19 @@ for way in (Clip, ResNet, grid_names, rows, recipe, lambda: read_yaml(CLAIMS), l
 def test_the_wheel_brings_the_networks_the_recipes_and_the_rows(installed, alone):
     found = run(installed[0], "-c", WAYS_TO_DATA, cwd=alone)
     assert found.stdout.split() == ["there"] * 7, found.stderr
+
+
+def test_the_doctor_finds_the_installed_package_whole(installed, alone):
+    found = run(installed[0], "-m", "dwclib", "doctor", cwd=alone)
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert f"an installed package, in {installed[1]}" in found.stdout
+    assert re.search(r"^fine    packages .*torch \d", found.stdout, re.MULTILINE)
+    assert re.search(r"^fine    \[scale\] .*pymilvus \d", found.stdout, re.MULTILINE)
+    assert re.findall(r"^fine    (data/\w+) .*verified", found.stdout, re.MULTILINE) == [
+        "data/clip",
+        "data/cnn",
+        "data/runs",
+    ]
 
 
 def test_without_the_books_data_each_way_to_it_says_how_to_get_it(alone):
