@@ -121,6 +121,9 @@ CASES = {
     ),
     "CLIP stream": Case(clip, FROZEN, partial(by_hand.two_heads, by_hand.clip_mix)),
     "cross attention": function(editors.cross_attend, V, T, REAL, equations=by_hand.attention),
+    "inception layer": Case(  # three words at once, of which some may be none
+        lambda _: editors.InceptionLayer(1, CHANNELS, DIM, 3), (sequence, REAL), by_hand.inception_layer
+    ),
     "inception on maps": Case(lambda _: editors.Inception(2, CHANNELS, DIM), (X,), by_hand.inception),
     "inception on words": Case(
         lambda _: editors.Inception(1, CHANNELS, DIM), (sequence, REAL), by_hand.inception
