@@ -271,7 +271,7 @@ def _verified(part: str, sums: dict[Path, str]) -> Finding:
     seconds = time.perf_counter() - begun
     if wrong:
         remedy = f"git checkout -- {part}" if IS_CHECKOUT else REINSTALL
-        told = f"missing or not as the book brings it: {', '.join(wrong)}"
+        told = f"missing, unreadable, or not as the book brings it: {', '.join(wrong)}"
         return Finding(part, "broken", told, remedy, {"wrong": wrong})
     size = sum(path.stat().st_size for path in sums)
     return Finding(part, "fine", f"{len(sums)} files, {_bytes(size)}, verified in {seconds:.2f} s")

@@ -94,6 +94,14 @@ def test_without_the_books_data_and_the_library_that_reads_yaml_there_is_still_a
     assert "install dwclib from its wheel" in run(clone, "doctor").stdout
 
 
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_cache_that_cannot_be_read_is_told(clone):
+    (clone / "open_clip.py").write_text("raise ImportError('not today')")
+    (clone / "kept" / "features").mkdir(parents=True, mode=0)
+    found = run(clone, "doctor", DWC_CACHE=str(clone / "kept"))
+    assert re.search(r"^broken  cache .*kept/features.*DWC_CACHE", found.stdout, re.MULTILINE), found.stdout
+
+
 def filled(folder):
     for name in ("features/a.safetensors", "runs/1/step/b", "experiments/c.lock"):
         (folder / name).parent.mkdir(parents=True)
