@@ -1,7 +1,7 @@
 """The exercises and quizzes of the real notebooks: what a reader may answer, and what is said to it.
 
-A check runs with the cells it depends on and no others, at the smoke profile's sizes. Wrong answers stand in
-``wrong_answers/NN.yml``: for each check, code for the answer and words of the hint that it must get.
+A check runs with the statements it depends on and no others, at the smoke profile's sizes. Wrong answers
+stand in ``wrong_answers/NN.yml``: for each check, code for the answer and words of the hint that it must get.
 """
 
 import ast
@@ -93,36 +93,44 @@ def names_in(code: CodeType) -> tuple[set[str], set[str]]:
     return needs | (inside - binds), binds
 
 
-def needed_cells(cells, wanted):
-    """Return those cells, in order, that bind what is wanted, and what they themselves need."""
+def statements_of(source):
+    """Return the code of each statement of a cell."""
+    return [compile(ast.Module([one], []), "a cell", "exec") for one in ast.parse(source).body]
+
+
+def needed(statements, wanted):
+    """Return those statements, in order, that bind what is wanted, and what they themselves need."""
     chosen = []
-    for source in reversed(cells):
-        needs, binds = names_in(compile(source, "a cell", "exec"))
+    for code in reversed(statements):
+        needs, binds = names_in(code)
         if binds & wanted:
-            chosen.insert(0, source)
+            chosen.insert(0, code)
             wanted = (wanted - binds) | needs
     assert wanted <= set(dir(builtins)) | {"__name__"}, f"{wanted} is nowhere made"
     return chosen
 
 
-@cache
-def state_of(path):
-    """Run what the notebook's checks, stubs and solutions need, at the smoke profile's sizes."""
-    exercises, before = exercises_of(path), []
+def before_exercises(path):
+    """Yield the code cells above the exercises, with the smoke profile's parameters."""
     for cell in cells_of(path):
         if source_of(cell).startswith("## Exercises"):
-            break
+            return
         if cell["cell_type"] == "code":
-            before.append(source_of(cell))
-            if PARAMETERS in tags_of(cell):
-                chosen = BOOK.parameters()[path.stem]
-                before.append("\n".join(f"{name} = {value!r}" for name, value in chosen.items()))
+            yield source_of(cell)
+        if PARAMETERS in tags_of(cell):
+            yield from (f"{name} = {value!r}" for name, value in BOOK.parameters()[path.stem].items())
+
+
+@cache
+def state_of(path):
+    """Run what the notebook's checks, stubs and solutions need, and define its checks."""
+    exercises = exercises_of(path)
     parts = [part for one in exercises for part in (one.check, one.stub, until_checked(one))]
     wanted = set().union(*(names_in(compile(part, path.stem, "exec"))[0] for part in parts))
-    own = {f"check_{one.name}" for one in exercises}
+    above = [code for source in before_exercises(path) for code in statements_of(source)]
     state = {"__name__": "a_notebook"}
-    for source in needed_cells(before, wanted - own):
-        exec(compile(source, path.stem, "exec"), state)
+    for code in needed(above, wanted - {f"check_{one.name}" for one in exercises}):
+        exec(code, state)
     for one in exercises:
         exec(compile(one.check, path.stem, "exec"), state)
     return state
