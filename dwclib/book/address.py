@@ -41,6 +41,18 @@ def address_of(root: Path) -> str:
     return ""
 
 
+def pages_of(address: str) -> str:
+    """Return where GitHub serves a repository's site.
+
+    Parameters
+    ----------
+    address : of the repository, on GitHub.
+    """
+    owner, _, name = address.removeprefix("https://github.com/").partition("/")
+    host = f"{owner.lower()}.github.io"
+    return f"https://{host}/" if name.lower() == host else f"https://{host}/{name}/"
+
+
 def setup_source(address: str = "") -> str:
     """Return the first cell of every notebook: it installs dwclib where it is absent, and else does nothing.
 

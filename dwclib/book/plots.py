@@ -15,17 +15,20 @@ import numpy as np
 from IPython.display import HTML
 from jaxtyping import Bool, Float, Int, UInt8
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb, to_rgba
 from matplotlib.figure import Figure
 
 from dwclib.data.triplets import Triplets
 from dwclib.experiments.statistics import Comparison, Interval
 
-# Okabe and Ito's colours, told apart by colour-blind readers; each modality keeps its own through the book.
-IMAGE, TEXT, MIX = "#0072B2", "#D55E00", "#009E73"
-GREY, PAPER, INK = "#8A8F98", "#FBFAF7", "#22252A"
+# Okabe and Ito's colours, told apart by colour-blind readers, so dark that text in them is read on the paper;
+# each modality keeps its own through the book.
+IMAGE, TEXT, MIX = "#0072B2", "#B85000", "#00795A"
+GREY, PAPER, INK = "#6B7079", "#FBFAF7", "#22252A"
 Pictures = Sequence[UInt8[np.ndarray, "h w 3"]] | UInt8[np.ndarray, "n h w 3"]
 AS_IT_IS: dict[str, Any] = {"parse_math": False}  # for what data or a reader has written: a $ is a dollar
-CYCLE = (IMAGE, TEXT, MIX, "#CC79A7", "#E69F00", "#56B4E9", GREY)
+CYCLE = (IMAGE, TEXT, MIX, "#AA4C82", "#946700", "#2478A8", GREY)
+CONTRAST = 4.5  # of text on the paper, at least
 
 
 def use_style() -> None:
@@ -266,6 +269,31 @@ def curve(
     axis.fill_between(x, low, high, color=color, alpha=0.18, linewidth=0)
     axis.plot(x, mean, color=color, linewidth=1.8, linestyle=linestyle)
     axis.annotate(
-        label, (x[-1], mean[-1]), xytext=(5, 0), textcoords="offset points", color=color, va="center",
-        **AS_IT_IS,
+        label, (x[-1], mean[-1]), xytext=(5, 0), textcoords="offset points", color=readable(color),
+        va="center", **AS_IT_IS,
     )  # fmt: skip
+
+
+def readable(color: str | Sequence[float]) -> str:
+    """Return a colour, darkened as far as text in it has to be on the paper.
+
+    Parameters
+    ----------
+    color : of a line, say, that the text names.
+    """
+    shade: Float[np.ndarray, " 3"] = np.asarray(to_rgba(color)[:3], float)  # type: ignore[arg-type]
+    while contrast(to_hex(shade)) < CONTRAST:  # type: ignore[arg-type]
+        shade = 0.95 * shade
+    return to_hex(shade)  # type: ignore[arg-type]
+
+
+def contrast(color: str) -> float:
+    """Return how much a colour stands out on the paper, from 1 to 21, as WCAG 2 counts."""
+    bright, dark = sorted(map(_luminance, (color, PAPER)), reverse=True)
+    return (bright + 0.05) / (dark + 0.05)
+
+
+def _luminance(color: str) -> float:
+    shares: Float[np.ndarray, " 3"] = np.asarray(to_rgb(color), float)
+    linear = np.where(shares <= 0.04045, shares / 12.92, ((shares + 0.055) / 1.055) ** 2.4)
+    return float(linear @ np.array([0.2126, 0.7152, 0.0722]))

@@ -11,11 +11,16 @@ from typing import Any
 
 import yaml
 
-from dwclib.book.address import address_of, is_stamped
+from dwclib.book.address import address_of, is_stamped, pages_of
 from dwclib.book.execute import Book, BookError, execute
+from dwclib.book.finish import finish
+from dwclib.book.folds import name_of
+from dwclib.book.live import canonical_run, write_live
 from dwclib.book.notebooks import Notebook, read_notebook, source_of, tags_of, write_notebook
 from dwclib.book.pages import write_pages
 from dwclib.files import atomic, fingerprint, read_yaml
+
+PROMPTS = ("code_prompt_show", "code_prompt_hide")  # what a fold is called, closed and open
 
 
 def build(book: Book, *, cell_timeout: int = 900) -> Path:
@@ -44,11 +49,12 @@ def build(book: Book, *, cell_timeout: int = 900) -> Path:
 def _build(book: Book, executed: list[Path]) -> Path:
     stage = _stage(book, executed)
     files = [path for path in sorted(stage.rglob("*")) if path.is_file()]
-    key = fingerprint([str(path.relative_to(stage)) for path in files], *files)
+    makers = sorted(Path(__file__).parent.glob("*.py"))
+    key = fingerprint([str(path.relative_to(stage)) for path in files], *files, *makers)
     mark, page = book.build / "site.fingerprint", book.build / "html" / "index.html"
     if not (page.exists() and mark.exists() and mark.read_bytes() == key.encode()):
         if not mark.exists():  # the last build failed: Sphinx would not warn again of pages it has read
-            shutil.rmtree(book.build / ".doctrees", ignore_errors=True)
+            shutil.rmtree(book.build / "rendered", ignore_errors=True)
         mark.unlink(missing_ok=True)
         _render(book, stage)
         mark.write_text(key)
@@ -64,8 +70,12 @@ def _stage(book: Book, executed: list[Path]) -> Path:
         config = yaml.safe_dump(_config(book), sort_keys=False, allow_unicode=True)
         (stage / "_config.yml").write_text(config, encoding="utf-8")
         for path in executed:
-            write_notebook(stage / "notebooks" / path.name, _staged(read_notebook(path)))
-        write_pages(stage / "book", executed, listed=(stage / "_toc.yml").read_text(encoding="utf-8"))
+            source = read_notebook(book.root / "notebooks" / path.name)
+            write_notebook(stage / "notebooks" / path.name, _staged(read_notebook(path), source))
+        listed = (stage / "_toc.yml").read_text(encoding="utf-8")
+        write_pages(stage / "book", executed, listed=listed)
+        if "book/try" in listed:
+            write_live(stage / "book", canonical_run())
     return book.build / "stage"
 
 
@@ -74,9 +84,10 @@ def _config(book: Book) -> dict[str, Any]:
     config, address = read_yaml(book.root / "_config.yml") or {}, address_of(book.root)
     if not address:
         return config
-    buttons = {"notebook_interface": "jupyterlab"}
+    buttons, html = {"notebook_interface": "jupyterlab"}, {}
     if address.startswith("https://github.com/"):
         buttons["binderhub_url"] = "https://mybinder.org"
+        html = {"baseurl": pages_of(address)}
         if all(is_stamped(read_notebook(path), address) for path in book.notebooks):
             buttons["colab_url"] = "https://colab.research.google.com"
         else:
@@ -86,12 +97,16 @@ def _config(book: Book) -> dict[str, Any]:
     return config | {
         "repository": {"url": address, "branch": "main"},
         "launch_buttons": buttons,
-        "html": config.get("html", {}) | {"use_repository_button": True, "use_issues_button": True},
+        "html": html | config.get("html", {}) | {"use_repository_button": True, "use_issues_button": True},
     }
 
 
-def _staged(notebook: Notebook) -> Notebook:
-    """Write the stamp under the title, hide the cell that papermill injected, and leave out progress bars."""
+def _staged(notebook: Notebook, source: Notebook) -> Notebook:
+    """Stamp an executed notebook, name its folds, and leave out injected cells and progress bars.
+
+    Captions are the source's: a better one needs no other run.
+    """
+    captions = {cell.get("id"): cell["metadata"].get("mystnb", {}) for cell in source["cells"]}
     stamp = notebook["metadata"]["dwc_book"]
     versions = stamp["versions"]
     line = (
@@ -105,6 +120,8 @@ def _staged(notebook: Notebook) -> Notebook:
         if "injected-parameters" in tags_of(cell):
             cell["metadata"]["tags"].append("remove-cell")
         if cell["cell_type"] == "code":
+            cell["metadata"]["mystnb"] = captions.get(cell.get("id"), {})
+            cell["metadata"]["mystnb"] |= dict.fromkeys(PROMPTS, name_of(cell))
             cell["outputs"] = [output for output in cell["outputs"] if not _is_progress(output)]
     return notebook
 
@@ -117,10 +134,13 @@ def _is_progress(output: dict[str, Any]) -> bool:
 def _render(book: Book, stage: Path) -> None:
     program = shutil.which("jupyter-book", path=sysconfig.get_path("scripts")) or "jupyter-book"
     command = [program, "build", str(stage)]
-    options = ["-n", "-W", "--keep-going", "--path-output", str(book.root)]
+    options = ["-n", "-W", "--keep-going", "--path-output", str(book.build / "rendered")]
     found = subprocess.run(command + options, capture_output=True, text=True, check=False)
-    if found.returncode or not (book.build / "html" / "index.html").exists():
+    rendered = book.build / "rendered" / "_build" / "html"
+    if found.returncode or not (rendered / "index.html").exists():
         print(found.stdout[-4000:], found.stderr[-4000:], file=sys.stderr)
         raise BookError(
             "Jupyter Book reported the warnings above", where=stage, remedy="Mend the pages that they name."
         )
+    base = (read_yaml(stage / "_config.yml") or {}).get("html", {}).get("baseurl", "")
+    finish(rendered, book.build / "html", base=base)
