@@ -3,5 +3,8 @@
 from dwclib import lazy
 
 __getattr__, __dir__ = lazy(
-    __name__, exercises="exercise", voice="claimed finding in_words leaderboard number say"
+    __name__,
+    dials="dial_data in_one_row",
+    exercises="exercise",
+    voice="claimed finding in_words leaderboard number say",
 )
