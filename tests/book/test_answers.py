@@ -1,7 +1,8 @@
 """The exercises and quizzes of the real notebooks: what a reader may answer, and what is said to it.
 
-A check runs with the statements it depends on and no others, at the smoke profile's sizes. Wrong answers
-stand in ``wrong_answers/NN.yml``: for each check, code for the answer and words of the hint that it must get.
+A check runs with the statements it depends on and no others, and may depend on no parameter: what it says
+holds for every profile. Wrong answers stand in ``wrong_answers/NN.yml``: for each check, code for the answer
+and words of the hint that it must get.
 """
 
 import ast
@@ -46,10 +47,7 @@ def cells_of(path):
 
 
 def quiz_of(path):
-    return next((source_of(c) for c in cells_of(path) if source_of(c).startswith(QUIZ)), "")
-
-
-DONE = [path for path in BOOK.notebooks if quiz_of(path)]
+    return next(source_of(c) for c in cells_of(path) if source_of(c).startswith(QUIZ))
 
 
 @cache
@@ -69,9 +67,11 @@ def _exercise(check, stub, solution):
     return Exercise(name, check[0], "\n".join(line[2:] for line in lines), solution[0])
 
 
-EXERCISES = {f"{path.stem[:2]}-{one.name}": (path, one) for path in DONE for one in exercises_of(path)}
+EXERCISES = {
+    f"{path.stem[:2]}-{one.name}": (path, one) for path in BOOK.notebooks for one in exercises_of(path)
+}
 each_exercise = pytest.mark.parametrize(("path", "one"), EXERCISES.values(), ids=EXERCISES)
-each_page = pytest.mark.parametrize("path", DONE, ids=lambda path: path.stem)
+each_page = pytest.mark.parametrize("path", BOOK.notebooks, ids=lambda path: path.stem)
 
 
 @cache
@@ -111,14 +111,11 @@ def needed(statements, wanted):
 
 
 def before_exercises(path):
-    """Yield the code cells above the exercises, with the smoke profile's parameters."""
-    for cell in cells_of(path):
-        if source_of(cell).startswith("## Exercises"):
-            return
-        if cell["cell_type"] == "code":
-            yield source_of(cell)
-        if PARAMETERS in tags_of(cell):
-            yield from (f"{name} = {value!r}" for name, value in BOOK.parameters()[path.stem].items())
+    """Return the code cells above the exercises, but for the parameters: no check may depend on a profile."""
+    cells = cells_of(path)
+    end = next(i for i, cell in enumerate(cells) if re.search("^## Exercises", source_of(cell), re.M))
+    code = [cell for cell in cells[:end] if cell["cell_type"] == "code" and PARAMETERS not in tags_of(cell)]
+    return [source_of(cell) for cell in code]
 
 
 @cache
