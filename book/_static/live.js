@@ -185,14 +185,14 @@
   const SAY = {
     loading: "Loading weights and pictures ...",
     missing: "The weights did not arrive: reload the page. The example stays as it is.",
-    empty: "Say what should change, or take a suggestion: without a text, all there is to find is look-alikes.",
+    empty: "Say what should change, or take a suggestion: without a text, there are only look-alikes to find.",
     long: (most, n) => `Shorten the text: this small CLIP reads ${most} pieces of words, and these are ${n}.`,
     signs: (some) => `This small CLIP reads words only: leave out ${some}, and say it in words.`,
     unknown: (n, some) =>
       `This small CLIP never read ${n > 1 ? "these words" : "that word"}: ${some}. ` +
       "Use others; all that it reads stand at the end.",
     silent: "No annotator spoke of this garment: say yourself what should change.",
-    free: "Nothing is marked: the judge knows the right answers to suggestions only, not to a text of your own.",
+    free: "Nothing is marked: the judge knows the right answers to suggestions, not to a text of your own.",
   };
 
   // --- Weights and gallery, loaded on the first touch --------------------------------
@@ -320,7 +320,7 @@
     if (!query.right) return SAY.free;
     const ranks = found.flatMap((j, place) => (query.right.includes(j) ? [place + 1] : []));
     const first = ranks.length ? `, the first at rank ${ranks[0]}` : "";
-    return `${ranks.length} of ${query.right.length} right answers are among these${first}.`;
+    return `Right answers among these: ${ranks.length} of ${query.right.length}${first}.`;
   }
 
   // A bar for each feature, as high as its gate is open.
@@ -346,6 +346,11 @@
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     touched(() => ask(text.value));
+  });
+  text.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" || event.isComposing) return;
+    event.preventDefault();
+    form.requestSubmit();
   });
   form.addEventListener("click", ({ target }) => {
     const button = target.closest("button[type=button]");

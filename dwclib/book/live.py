@@ -58,7 +58,7 @@ def write_live(folder: Path, run: Run) -> None:
     ConfigError
         When the run has no CLIP stream of DWC's own parts, on the book's CLIP, or is of another dataset.
     """
-    dataset, static = _checked(run), folder / "_static" / "live"
+    dataset, static = checked_dataset(run), folder / "_static" / "live"
     static.mkdir(parents=True, exist_ok=True)
     model = model_of(Clip(), _stream(run))
     _write(static / "model.js", "DWC_MODEL", model)
@@ -170,16 +170,21 @@ class Answer(NamedTuple):
     @property
     def said(self) -> str:
         """Where the right answers stand, as the script says it."""
-        ranks = [place for place, picture in enumerate(self.mix, start=1) if picture in self.query.right]
-        first = f", the first at rank {ranks[0]}" if ranks else ""
-        return f"{len(ranks)} of {len(self.query.right)} right answers are among these{first}."
+        return verdict(self.mix, self.query.right)
+
+
+def verdict(found: Sequence[int], right: Sequence[int]) -> str:
+    """Say how many right pictures have been found, and where the first of them stands."""
+    ranks = [place for place, picture in enumerate(found, start=1) if picture in right]
+    first = f", the first at rank {ranks[0]}" if ranks else ""
+    return f"Right answers among these: {len(ranks)} of {len(right)}{first}."
 
 
 @torch.no_grad()
 def example(run: Run, dataset: SynthFashion, starts: Sequence[int]) -> Answer:
-    """Answer the first query that says something of these references and finds a right answer.
+    """Answer the query about these references that shows most, the shortest of its kind.
 
-    Where none finds one, the first.
+    That is one that finds a right answer where neither part alone does; else one that finds one.
     """
     stream, features = _stream(run), run.evaluation.inputs["clip"]
     references = torch.from_numpy(dataset.references)
@@ -194,7 +199,13 @@ def example(run: Run, dataset: SynthFashion, starts: Sequence[int]) -> Answer:
     )
     queries, says = queries_of(dataset), says_something(dataset)
     rows = [row for row, query in enumerate(queries) if says[row] and query.reference in starts]
-    row = next((row for row in rows if {*mix[row]} & {*queries[row].right}), rows[0])
+
+    def order(row: int) -> tuple[bool, int, int]:
+        right = {*queries[row].right}
+        finds, *alone = (not right.isdisjoint(found[row]) for found in (mix, image, text))
+        return not finds, sum(alone), len(queries[row].text)
+
+    row = min(rows, key=order)
     gates = edited.image_gate[row], edited.text_gate[row]
     return Answer(queries[row], float(lam[row]), *gates, mix[row], image[row], text[row])
 
@@ -211,6 +222,7 @@ def first_answer(run: Run, dataset: SynthFashion, words: Iterable[str], size: in
     starts = offered(dataset)
     answer = example(run, dataset, starts)
     reference, text, right = answer.query
+    starts.sort(key=lambda picture: picture != reference)
     drawn = list(dict.fromkeys([reference, *starts, *answer.mix, *answer.image, *answer.text]))
 
     def card(picture: int, *, right: bool = False, more: str = "") -> str:
@@ -236,13 +248,14 @@ def first_answer(run: Run, dataset: SynthFashion, words: Iterable[str], size: in
         mix=answers(answer.mix),
         image=answers(answer.image),
         text=answers(answer.text),
-        image_gate=_gate("image", answer.image_gate),
-        text_gate=_gate("text", answer.text_gate),
+        image_gate=gate_strip("image", answer.image_gate),
+        text_gate=gate_strip("text", answer.text_gate),
         words=" ".join(sorted(words)),
     )
 
 
-def _checked(run: Run) -> SynthFashion:
+def checked_dataset(run: Run) -> SynthFashion:
+    """Return what a run searches, or raise ConfigError where the page cannot compute its queries."""
     dataset, model = run.evaluation.dataset, run.config.model
     differs = [name for name, value in NEEDED.items() if getattr(model, name) != value]
     if "clip" not in model.streams or differs or not isinstance(dataset, SynthFashion):
@@ -280,7 +293,7 @@ def _place(position: int, count: int) -> str:
     return f"{position % ACROSS / across:.4%} {position // ACROSS / down:.4%}"
 
 
-def _gate(modality: str, values: Float[Tensor, " dim"]) -> str:
+def gate_strip(modality: str, values: Float[Tensor, " dim"]) -> str:
     """Return a gate's values as bars on a field of dim x 1."""
     bars = "".join(f"M{place} 1V{1 - value:.3f}h.8V1z" for place, value in enumerate(values.tolist()))
     return _GATE.format(modality=modality, dim=len(values), bars=bars)
@@ -301,7 +314,7 @@ style="--sheet: url(data:image/webp;base64,{sheet}); --across: {across}; --down:
 <div>
 <label for="live-text">The one I want ...</label>
 <div class="live-line">
-<input id="live-text" type="text" value="{asked}" autocomplete="off" spellcheck="false">
+<textarea id="live-text" rows="2" autocomplete="off" spellcheck="false">{asked}</textarea>
 <button type="submit">Search</button>
 </div>
 <p class="live-say" role="status">Your first touch loads {megabytes:.1f} MB; after that, all is computed
@@ -319,7 +332,8 @@ here.</p>
 </div>
 <p class="live-said" role="status">{said}</p>
 <div class="live-rankings">
-<div><p id="live-mix">DWC, with the weight above</p><ol data-ranking="mix" aria-labelledby="live-mix">{mix}</ol></div>
+<div><p id="live-mix">DWC, with the weight above</p>
+<ol data-ranking="mix" aria-labelledby="live-mix">{mix}</ol></div>
 <div><p id="live-image">Image alone, λ = 1</p>
 <ol data-ranking="image" aria-labelledby="live-image">{image}</ol></div>
 <div><p id="live-alone">Text alone, λ = 0</p>
