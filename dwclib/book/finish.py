@@ -58,6 +58,8 @@ def _finish_page(page: BeautifulSoup, path: Path, site: Site) -> None:
         icon["aria-hidden"] = "true"
     for fold in page.select("details > summary[aria-label]"):
         del fold["aria-label"]  # what it shows is its name
+    for part in page.select("[role=doc-biblioentry], .citation-list[role]"):
+        del part["role"]  # docutils gives a list roles that browsers no longer know
     for picture in page.select("article img"):
         lighten_picture(picture, path, site.folder)
     for table in page.select("article table"):

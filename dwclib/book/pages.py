@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from math import isnan
 from pathlib import Path
+
+import pandas as pd
 
 from dwclib.book.notebooks import read_notebook, source_of, stamp_of
 from dwclib.book.paper import paper_page
@@ -14,6 +18,13 @@ from dwclib.experiments.leaderboard import ROWS
 from dwclib.experiments.reported import SHOWN, SOURCES, TITLES, reported
 from dwclib.experiments.reproductions import reproductions
 from dwclib.experiments.store import FOLDER
+
+ADDRESS = re.compile(r"github\.com/[\w/-]+")
+SHOWN_FIRST = (
+    "weight follows text, clip",
+    "editors, both",
+    "soft labels, mismatched target",
+)  # of the claims
 
 
 def write_pages(folder: Path, executed: Sequence[Path], *, listed: str) -> None:
@@ -36,8 +47,21 @@ def write_pages(folder: Path, executed: Sequence[Path], *, listed: str) -> None:
         if f"book/{name}" in listed:
             (folder / f"{name}.md").write_text(page(), encoding="utf-8")
     first = folder / "index.md"
-    if first.exists() and "leaderboard.txt" in first.read_text(encoding="utf-8"):
-        (folder / "leaderboard.txt").write_text(leaderboard_table(), encoding="utf-8")
+    for name, part in {"leaderboard.txt": leaderboard_table, "findings.txt": findings}.items():
+        if first.exists() and name in first.read_text(encoding="utf-8"):
+            (folder / name).write_text(part(), encoding="utf-8")
+
+
+def findings(*, profile: str = "laptop") -> str:
+    """Return what came of three parts of the claims, for the first page.
+
+    Parameters
+    ----------
+    profile : of the results.
+    """
+    parts = {part.id: part for part in judge(profile=profile)}
+    chosen = [parts[name] for name in SHOWN_FIRST]
+    return "\n".join(f"- {_verdict(part.verdict)} {part.says} {part.effect}." for part in chosen)
 
 
 def leaderboard_table(*, profile: str = "laptop") -> str:
@@ -72,14 +96,17 @@ def claims_page(path: Path = CLAIMS, *, profile: str = "laptop", folder: Path = 
     profile, folder : of the results that decide.
     """
     parts = judge(path, profile=profile, folder=folder)
-    head = ("verdict", "part", "tested by", "effect with its 95 % interval")
+    head = ("verdict", "part", "effect with its 95 % interval", "tested by")
     sections = [
-        f"## {claim}: {content.name}\n\n*{content.says}*\n\n"
+        f"## {content.name}\n\n*{content.says}*\n\n"
         + _table(head, [_row(part) for part in parts if part.claim == claim])
         for claim, content in read_claims(path).items()
     ]
-    counts = [f"{verdict}: {n}" for verdict, n in Counter(part.verdict for part in parts).most_common()]
-    shown = {"counts": "; ".join(counts), "sections": "\n\n".join(sections)}
+    counts = Counter(part.verdict for part in parts).most_common()
+    shown = {
+        "counts": " ".join(f"<span>{n} {_verdict(verdict)}</span>" for verdict, n in counts),
+        "sections": "\n\n".join(sections),
+    }
     return _CLAIMS.format(**shown, profile=profile, tests=parts[0].tests)
 
 
@@ -114,19 +141,22 @@ def reported_page(figure: str) -> str:
     """
     tables = []
     for name, title in TITLES.items():
-        shown = reported(name).reset_index()
-        rows = [_bold_dwc([_cell(value) for value in row]) for row in shown.itertuples(index=False)]
-        tables.append(f"## {title}\n\n{_table(shown.columns, rows)}")
-    sources = "\n".join(f"- **{key}**: {text}." for key, text in SOURCES.items())
+        shown = reported(name)
+        recalls = shown.drop(columns=["protocol", "source"])
+        text = shown[["protocol", "source"]].join(_best_bold(recalls))
+        tables.append(f"## {title}\n\n{_table(('method', *text.columns), text.itertuples())}")
+    linked = {key: ADDRESS.sub(r"[\g<0>](https://\g<0>)", text) for key, text in SOURCES.items()}
+    sources = "\n".join(f"- **{key}**: {text}." for key, text in linked.items())
     return _REPORTED.format(figure=figure, tables="\n\n".join(tables), sources=sources)
 
 
 def reproductions_page() -> str:
     """Return the page of reproductions: what each recipe should reach, and what was measured."""
-    table = reproductions().reset_index()
-    done = int((table["measured here"] != "").sum())
-    text = _table(table.columns, table.itertuples(index=False))
-    return _REPRODUCTIONS.format(table=text, done=done, recipes=len(table))
+    table = reproductions()
+    done = table[table["measured here"] != ""].reset_index()
+    text = _table(done.columns, done.itertuples(index=False)) if len(done) else ""
+    names = ", ".join(f"`{name}`" for name in table.index if not name.endswith("-fast"))
+    return _REPRODUCTIONS.format(table=text, done=len(done), recipes=len(table), names=names)
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -142,18 +172,20 @@ def _title(path: Path) -> str:
 
 def _row(part: Part) -> tuple[str, ...]:
     shown = f"[notebook {part.notebook[:2]}](../notebooks/{part.notebook}.ipynb)"
-    tested_by = f"{part.tested_by} ({shown})" if part.found else shown
-    return f"**{part.verdict}**", part.says, tested_by, part.effect
+    words = part.tested_by.replace("*full*", "the full model")
+    return _verdict(part.verdict), part.says, part.effect, f"{words}; {shown}" if part.found else shown
 
 
-def _cell(value: object) -> str:
-    """Return a number with two decimals, nothing for what no source gives."""
-    text = f"{value:.2f}" if isinstance(value, float) else str(value)
-    return "" if text == "nan" else text
+def _verdict(verdict: str) -> str:
+    """Return a verdict in its colour; the words say the same."""
+    name = verdict.partition(" of a ")[0].replace(" ", "-")  # points and hundredths look alike
+    return f'<span class="verdict {name}">{verdict}</span>'
 
 
-def _bold_dwc(cells: Sequence[str]) -> list[str]:
-    return [f"**{cell}**" if cells[0] == "DWC" and cell else cell for cell in cells]
+def _best_bold(recalls: pd.DataFrame) -> pd.DataFrame:
+    """Return numbers with two decimals, nothing for what no source gives, and the best of a column bold."""
+    text = recalls.map(lambda value: "" if isnan(value) else f"{value:.2f}")
+    return text.mask(recalls == recalls.max(), "**" + text + "**")
 
 
 _EXECUTION = """# When and where each page was executed
@@ -167,7 +199,7 @@ were made before. A page whose notebook, library, data or parameters have change
 
 _CLAIMS = """# The paper's claims, and what they come to here
 
-Parts of the paper's claims, by verdict: **{counts}**.
+<p class="verdicts">{counts}</p>
 
 What the paper says, part by part, and what the experiments of part 3 found: on SynthFashion, with the book's
 small pre-trained networks (profile *{profile}*). A verdict here is a verdict about this setting. The parts
@@ -195,7 +227,7 @@ _REPORTED = """# Reported results
 
 What others have reported on real datasets, in per cent. These are the only numbers of the literature that the
 book quotes; none of them was measured here. Compare only within a column, and only where the protocol is the
-same: notebook 10 shows what a protocol alone is worth.
+same: notebook 10 shows what a protocol alone is worth. Bold is the best of a column.
 
 ```{{figure}} {figure}
 :alt: Dot plots of reported Recall@10 on FashionIQ, Shoes and Fashion200K, one method a row, DWC in green.
@@ -218,8 +250,8 @@ words.
 
 _REPRODUCTIONS = """# Reproducing the reported results
 
-One recipe per dataset and category, with the published hyper-parameters, and beside it a faster one. Each is
-one command (notebook 14 says what the folder must hold):
+The recipes are {names}, with the published hyper-parameters, and beside each a faster one, whose name ends in
+`-fast`. Each is one command (notebook 14 says what the folder must hold):
 
 ```
 python -m dwclib train data/recipes/fashioniq-dress.yml --data PATH \\
@@ -227,15 +259,21 @@ python -m dwclib train data/recipes/fashioniq-dress.yml --data PATH \\
 python -m dwclib evaluate runs/dress --publish fashioniq-dress
 ```
 
-The second command fills the row below. Where "measured here" is empty, nobody has run the recipe: {done} of
-{recipes} recipes have been run so far, and nothing is guessed. What is reported comes from the page of
-[reported results](reported.md); the `-fast` recipes are held against the same numbers. No source that this
-book quotes reports DWC on CSS3D or CIRR.
+The second command puts a row on this page.
+
+## What has been measured
+
+{done} of {recipes} recipes have been run so far.
 
 {table}
 
-Without a network, the weights are files: `--encoder-weights FILE` for CLIP, `--cnn-weights FILE` for
-ResNet-50, and `--encoder NAME` takes any other model of open_clip. Each recall says on how many of the
-annotated queries it stands: copies of FashionIQ lack images that the shop has taken down, and `missing: drop`
-in the recipe's `data` section leaves out the queries that need them.
+What is reported comes from the page of [reported results](reported.md); the `-fast` recipes are held against
+the same numbers. No source that this book quotes reports DWC on CSS3D or CIRR. Each recall says on how many
+of the annotated queries it stands: copies of FashionIQ lack images that the shop has taken down, and
+`missing: drop` in the recipe's `data` section leaves out the queries that need them.
+
+## Without a network
+
+The weights are files: `--encoder-weights FILE` for CLIP, `--cnn-weights FILE` for ResNet-50, and
+`--encoder NAME` takes any other model of open_clip.
 """

@@ -129,15 +129,14 @@ def lighten_picture(picture: Tag, page: Path, html: Path) -> None:
         return
     picture["src"] = Path(os.path.relpath(file, page.parent)).as_posix()
     picture["width"], picture["height"] = map(str, _size_of(file))
-    picture["decoding"] = "async"
-    if "cover" not in picture.get_attribute_list("class"):
-        picture["loading"] = "lazy"
+    picture["decoding"], picture["loading"] = "async", "lazy"
 
 
 def _file_of(source: str, page: Path, html: Path) -> Path | None:
     """Return the file that a picture shows, written if it stood in the page; None where it is elsewhere."""
-    if match := re.match(r"data:image/png;base64,(.+)", source, re.DOTALL):
-        content = as_webp(base64.b64decode(match[1]))
+    if match := re.match(r"data:image/(png|webp);base64,(.+)", source, re.DOTALL):
+        content = base64.b64decode(match[2])
+        content = as_webp(content) if match[1] == "png" else content
         file = html / "_images" / f"{sha256(content).hexdigest()[:32]}.webp"
         file.write_bytes(content)
         return file

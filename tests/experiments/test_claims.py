@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dwclib.book.pages import claims_page
+from dwclib.book.pages import claims_page, findings
 from dwclib.errors import ConfigError, ResultsError
 from dwclib.experiments import FOLDER, verdict
-from dwclib.experiments.claims import CLAIMS, TRIALS, judge, verdict_of
+from dwclib.experiments.claims import CLAIMS, TRIALS, judge, read_claims, verdict_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -53,16 +53,27 @@ def test_every_test_names_rows_that_are_stored():
 def test_the_page_counts_first_and_shows_every_part_with_its_interval_and_its_notebook(parts):
     page = claims_page()
     counts = Counter(part.verdict for part in parts)
-    assert all(f"{verdict}: {n}" in page.split("\n\n")[1] for verdict, n in counts.items())
+    first = re.sub(r"<[^>]+>", "", page.split("\n\n")[1])
+    assert all(f"{n} {verdict}" in first for verdict, n in counts.items())
     for part in parts:
         row = next(line for line in page.splitlines() if f"| {part.says} |" in line)
-        assert row.startswith(f"| **{part.verdict}** |")
+        assert re.match(rf'\| <span class="verdict [a-z-]+">{part.verdict}</span> \|', row)
         assert part.effect in row
-        assert part.tested_by in row
+        assert part.tested_by.replace("*full*", "the full model") in row
         assert (ROOT / "notebooks" / f"{part.notebook}.ipynb").exists()
         assert f"(../notebooks/{part.notebook}.ipynb)" in row
-    assert re.search(r"^## C3: \w+", page, re.MULTILINE)
+    headings = re.findall(r"^## (.+)", page, re.MULTILINE)
+    assert headings == [claim.name for claim in read_claims().values()]
     assert not re.search(r"\{\w+\}", page)
+
+
+def test_the_first_page_has_three_findings_with_their_verdicts_and_intervals(parts):
+    lines = findings().splitlines()
+    assert len(lines) == 3
+    for line in lines:
+        (part,) = (part for part in parts if part.says in line)
+        assert f">{part.verdict}</span>" in line
+        assert part.effect in line
 
 
 def test_what_is_compared_is_said_in_words():

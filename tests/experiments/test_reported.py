@@ -46,6 +46,11 @@ def test_the_page_quotes_every_number_once_per_table(tmp_path):
     for name in TITLES:
         numbers = reported(name).select_dtypes("number").stack().dropna()
         assert all(re.search(rf"\b{value:.2f}\b", page) for value in numbers)
+    for name in TITLES:
+        best = reported(name).select_dtypes("number").max()
+        assert all(re.search(rf"\| \*\*{value:.2f}\*\* \|", page) for value in best)
+    assert "**DWC**" not in page
+    assert "| method | protocol | source |" in page
     draw_reported(tmp_path / "reported.svg")
     assert (tmp_path / "reported.svg").read_text().startswith("<?xml")
     draw_reported(tmp_path / "again.svg")
