@@ -8,7 +8,7 @@ RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book test lab lint format outputs bench gpu results lock doctor clean check-profile
+.PHONY: help setup book pdf test lab lint format outputs bench gpu results lock doctor clean check-profile
 
 help: ## list these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -35,6 +35,9 @@ check-profile:
 
 book: check-profile $(READY) ## execute the notebooks and build the site: _build/html/index.html
 	$(RUN) -m dwclib book --profile $(PROFILE) --cell-timeout $(CELL_TIMEOUT)
+
+pdf: $(READY) ## print the site that 'make book' has built as one PDF: _build/html/dwc-book.pdf
+	$(RUN) -m dwclib pdf
 
 # Two processes share the tests by file, in the order of tests/conftest.py.
 test: lint ## run all tests

@@ -35,6 +35,8 @@ def _parser() -> argparse.ArgumentParser:
     book.add_argument("--cell-timeout", type=int, default=900, metavar="SECONDS", help="for one cell")
     _add_profile(book, "laptop")
 
+    _command(commands, "pdf", _pdf, "print the built site as one PDF, by this machine's Chromium or Chrome")
+
     lab = _command(commands, "lab", _lab, "open the notebooks in JupyterLab")
     lab.add_argument("options", nargs=argparse.REMAINDER, help="JupyterLab's own, behind --")
 
@@ -144,6 +146,15 @@ def _book(options: argparse.Namespace) -> None:
         from dwclib.book.site import build
 
         build(book, cell_timeout=options.cell_timeout)
+
+
+def _pdf(_: argparse.Namespace) -> None:
+    from dwclib.book.execute import Book
+    from dwclib.book.pdf import print_book
+
+    book = Book()
+    with book.alone():
+        print(print_book(book.build / "html"))
 
 
 def _lab(options: argparse.Namespace) -> None:

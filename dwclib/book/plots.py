@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import io
-import json
-from collections.abc import Iterable, Mapping, Sequence
-from html import escape
+from collections.abc import Mapping, Sequence
 from textwrap import fill
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-from IPython.display import HTML
 from jaxtyping import Bool, Float, Int, UInt8
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb, to_rgba
@@ -217,33 +212,6 @@ def heat_maps(
     figure.colorbar(drawn, ax=axes[0], shrink=0.75, label=label, pad=0.02)
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     return figure
-
-
-def slider(figures: Iterable[Figure], *, alt: str, label: str, start: int = 0, dpi: int = 90) -> HTML:
-    """Show one of several figures, chosen by dragging; it works on a page without a kernel, too.
-
-    Parameters
-    ----------
-    figures : of one size; each is closed before the next is made.
-    alt : what the pictures show, for readers who do not see them.
-    label : what is dragged.
-    start : which one to show first.
-    dpi : of the pictures.
-    """
-    frames = [_as_png(figure, dpi) for figure in figures]
-    swap = "this.closest('div').querySelector('img').src = JSON.parse(this.dataset.frames)[this.value]"
-    return HTML(
-        f'<div><img src="{frames[start]}" alt="{escape(alt)}" style="max-width: 100%"><br>'
-        f'<label>{escape(label)} <input type="range" min="0" max="{len(frames) - 1}" value="{start}" '
-        f'style="width: 70%" data-frames="{escape(json.dumps(frames))}" oninput="{swap}"></label></div>'
-    )
-
-
-def _as_png(figure: Figure, dpi: int) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi)
-    plt.close(figure)
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def curve(

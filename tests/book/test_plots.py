@@ -1,8 +1,4 @@
-import base64
 import dataclasses
-import html
-import json
-import re
 
 import matplotlib as mpl
 
@@ -121,19 +117,6 @@ def test_a_forest_has_a_row_and_a_colour_for_every_verdict():
     assert colours == [plots.MIX, plots.TEXT, plots.GREY, plots.INK]
     assert [label.get_text() for label in axis.get_yticklabels()] == list(said)
     assert "no effect" in texts(axis.figure)
-
-
-def test_a_slider_holds_every_picture_and_needs_no_kernel():
-    figures = [plt.figure(figsize=(1, 1)) for _ in range(3)]
-    for number, figure in enumerate(figures):
-        figure.text(0.5, 0.5, str(number))
-    shown = plots.slider(figures, alt='a "dress"', label="λ", start=1).data
-    frames = json.loads(html.unescape(re.search(r'data-frames="([^"]*)"', shown).group(1)))
-    assert len(set(frames)) == 3
-    assert f'<img src="{frames[1]}" alt="a &quot;dress&quot;"' in shown
-    assert base64.b64decode(frames[0].split(",")[1]).startswith(b"\x89PNG")
-    assert "http" not in shown
-    assert plt.get_fignums() == []
 
 
 DOLLARS = r"$\frac{$ or 5"
