@@ -31,6 +31,7 @@ function open(box) {
 function fit() {
   document.querySelectorAll(EQUATIONS).forEach(shrink);
   document.querySelectorAll(BOXES).forEach(open);
+  document.documentElement.classList.add("fitted");
 }
 
 window.addEventListener("load", () => {

@@ -74,7 +74,7 @@ def _meta(page: BeautifulSoup, **attributes: str) -> None:
 
 def first_words(page: Tag) -> str:
     """Return the beginning of what a page says, in whole sentences where that goes, else in whole words."""
-    said = [" ".join(part.get_text().split()) for part in page.select("article p:not(.stamp)")]
+    said = [" ".join(part.get_text().split()) for part in page.select("article p:not([class])")]
     text = " ".join([paragraph for paragraph in said if paragraph][:3])
     if len(text) <= LONGEST:
         return text

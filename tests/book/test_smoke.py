@@ -4,6 +4,7 @@ All that looks at it stands in this file: `make test` lets two processes share t
 """
 
 import functools
+import gzip
 import http.server
 import json
 import re
@@ -16,8 +17,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from axe_playwright_python.sync_playwright import Axe
+from bs4 import BeautifulSoup
 from test_numbers import contradictions, shown_on
 
+from dwclib.book import plots
 from dwclib.book.address import address_of
 from dwclib.book.execute import Book, execute, prepare
 from dwclib.book.notebooks import CHECKED, SOLUTION, read_notebook, stamp_of
@@ -43,6 +47,17 @@ MEASURE = """() => ({
   text: document.querySelector('article').innerText,
   paper: getComputedStyle(document.body).backgroundColor,
 })"""
+SERIOUS = ("serious", "critical")
+LIGHT = 600 * 1024  # bytes, compressed, before the reader scrolls
+SIDEWAYS = """() => {
+  const wide = box => box.offsetParent && box.scrollWidth > box.clientWidth + 1;
+  const name = box => `${box.tagName} ${box.className}: ${box.innerText.slice(0, 60)}`;
+  const boxes = [...document.querySelectorAll("article :is(pre, .table-box, mjx-container[display=true])")];
+  return {cut: boxes.filter(box => wide(box) && getComputedStyle(box).overflowX != "auto").map(name),
+          unreached: boxes.filter(box => wide(box) && box.tabIndex < 0).map(name),
+          equations: boxes.filter(box => wide(box) && box.matches("mjx-container")).map(name),
+          code: boxes.filter(box => wide(box) && box.matches(".cell_input pre")).map(name)};
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -218,6 +233,68 @@ def test_a_page_fits_a_phone(visit, name):
     assert page.evaluate(MEASURE)["width"] <= 390
 
 
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_is_light_until_the_reader_scrolls(browser, address, smoke_site, name):
+    page, asked = browser.new_page(viewport={"width": 1280, "height": 900}), set()
+    page.on("request", lambda request: asked.add(request.url.partition("?")[0]))
+    page.goto(f"{address}/{name}.html", wait_until="networkidle")
+    page.close()
+    files = [smoke_site / url.removeprefix(f"{address}/") for url in asked if url.startswith(address)]
+    weights = {path.name: len(gzip.compress(path.read_bytes())) for path in files}
+    assert sum(weights.values()) <= LIGHT, sorted(weights.items(), key=lambda one: -one[1])[:5]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_is_accessible_in_both_modes(visit, name):
+    for scheme in ("light", "dark"):
+        page, _, _ = visit(name, scheme=scheme)
+        found = Axe().run(page).response["violations"]
+        assert [(one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in SERIOUS] == []
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_what_is_wider_than_the_page_is_reached_by_keyboard_and_on_a_desktop_fits(visit, name):
+    desk, phone = (visit(name, width=width)[0] for width in (1280, 390))
+    for page in (desk, phone):
+        page.wait_for_selector("html.fitted", state="attached")
+        found = page.evaluate(SIDEWAYS)
+        assert found["cut"] == found["unreached"] == []
+    assert desk.evaluate(SIDEWAYS)["equations"] == desk.evaluate(SIDEWAYS)["code"] == []
+
+
+def test_every_page_has_a_description_of_its_own(smoke_site):
+    pages = {name: BeautifulSoup((smoke_site / f"{name}.html").read_text(), "html.parser") for name in PAGES}
+    told = {name: page.select_one("meta[name=description]")["content"] for name, page in pages.items()}
+    assert all(30 <= len(text) <= 160 for text in told.values()), told
+    assert len(set(told.values())) == len(told)
+    assert "This page is not here" in (smoke_site / "404.html").read_text()
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_folds_say_what_is_in_them_and_a_notebook_that_is_named_is_linked(smoke_site, name):
+    page = BeautifulSoup((smoke_site / f"{name}.html").read_text(), "html.parser")
+    folds = [fold.select_one("p").get_text() for fold in page.select("details.hide > summary")]
+    assert folds
+    assert not [fold for fold in folds if "code cell" in fold]
+    assert not page.select("details > summary[aria-label]")
+    own = Path(name).name[:2]
+    named = [text for text in page.select_one("article").find_all(string=re.compile(r"\b[Nn]otebook \d\d\b"))
+             if not {"a", "pre", "code"} & {parent.name for parent in text.parents}]  # fmt: skip
+    assert {number for text in named for number in re.findall(r"otebook (\d\d)", text)} <= {own}
+
+
+@pytest.mark.parametrize("path", BOOK.notebooks, ids=lambda path: path.stem)
+def test_text_in_figures_is_read_on_the_paper(smoke_site, path):
+    outputs = [o for c in read_notebook(BOOK.executed(path))["cells"] for o in c.get("outputs", [])]
+    drawn = ["".join(output.get("data", {}).get("image/svg+xml", "")) for output in outputs]
+    colours = {
+        c for one in drawn for c in re.findall(r'<g id="text_\d+">.{0,200}?fill: (#\w{6})', one, re.DOTALL)
+    }
+    assert {
+        c for c in colours - {"#ffffff"} if plots.contrast(c) < 4.5
+    } == set()  # white stands on dark cells
+
+
 @pytest.mark.parametrize("name", ["book/index", *NOTEBOOKS[:1]])
 def test_dark_mode_is_dark(visit, name):
     light, _, _ = visit(name)
@@ -272,3 +349,14 @@ def test_search_finds_the_method(visit):
     page.goto(page.url + "?q=combiner", wait_until="load")
     page.wait_for_selector("#search-results li a")
     assert page.locator("#search-results li").count() >= 1
+
+
+def test_search_works_from_a_folder_too(browser, smoke_site):
+    page, errors = browser.new_page(), []
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(f"{(smoke_site / 'search.html').as_uri()}?q=combiner", wait_until="load")
+    page.wait_for_selector("#search-results li a")
+    page.wait_for_function("() => document.querySelector('.search-summary').innerText.includes('found')")
+    page.close()
+    assert errors == []
