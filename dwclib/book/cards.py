@@ -56,7 +56,7 @@ STYLE = """<style>
 .dwc-card { display: block; position: relative; min-width: 0; }
 .dwc-card img { display: block; width: 100% !important; height: auto; aspect-ratio: 1; box-sizing: border-box;
   margin: 0; border: 1px solid rgba(128, 128, 128, .4); border-radius: 6px; }
-.dwc-card.right img { border: 3px solid #009E73; }
+.dwc-card.right img { border: 3px solid #00795A; }
 .dwc-card.reference img { border: 3px solid #0072B2; }
 .dwc-card.right::after { content: "✓"; position: absolute; right: 0; top: 0; width: 1.1rem;
   border-radius: 0 6px; font: 700 .8rem/1.1rem sans-serif; text-align: center; color: #fff;
@@ -68,7 +68,7 @@ STYLE = """<style>
 .dwc-gates { display: grid; grid-template-columns: 1fr 1fr; gap: 1.2rem; }
 .dwc-gates svg { width: 100%; height: 40px; border: solid rgba(128, 128, 128, .4); border-width: 1px 0; }
 .dwc-gates [data-gate="image"] { fill: #0072B2; }
-.dwc-gates [data-gate="text"] { fill: #D55E00; }
+.dwc-gates [data-gate="text"] { fill: #B85000; }
 .dwc-tick { position: relative; height: 1.5rem; font-size: .85rem; line-height: 1; }
 .dwc-tick span { position: absolute; left: calc(8px + (100% - 16px) * var(--at)); transform: translateX(-50%);
   padding-top: 9px; white-space: nowrap; }
