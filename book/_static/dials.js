@@ -126,7 +126,7 @@
   // The sentence under a figure; a number in it can be read exactly by a program.
   const sentence = (form) => form.appendChild(html("p", { class: "dial-said", role: "status" }));
   const number = (fact, value, digits = 2) => html("data", { "data-fact": fact, value }, written(value, digits));
-  const percent = (fact, value) => html("data", { "data-fact": fact, value }, `${written(100 * value, 0)} %`);
+  const percent = (fact, value) => html("data", { "data-fact": fact, value }, `${written(100 * value, 0)}\u00a0%`);
 
   // Let a pointer take what is next to it and pull it; each grip says where it is, and goes where it is told.
   function pull(stage, grips) {
@@ -159,11 +159,11 @@
     return () => {
       const z = [0.1, 0.2, 0.1, high.value], lines = { mean: mean(z), GeM: pool(z, gamma.value), maximum: Math.max(...z) };
       stage.replaceChildren(
-        ...z.map((u, k) => box(12 + 44 * k, y(u), 32, 140 - y(u), "bar")),
+        ...z.map((u, k) => box(12 + 44 * k, y(u), 32, 140 - y(u), "bar image")),
         line(4, 140, 356, 140),
         ...Object.entries(lines).flatMap(([name, u], k) => [
-          line(4, y(u), 200 + 55 * k, y(u), name === "GeM" ? "mix" : "thin"),
-          write(200 + 55 * k, y(u) - 4, name, name === "GeM" ? "mix" : ""),
+          line(4, y(u), 198 + 44 * k, y(u), name === "GeM" ? "mix" : "thin"),
+          write(200 + 44 * k, y(u) - 4, name, name === "GeM" ? "mix" : ""),
         ]),
       );
       const way = (lines.GeM - lines.mean) / (lines.maximum - lines.mean);
@@ -219,7 +219,7 @@
         spot(...b, "text grip", 7),
         spot(...m, "mix grip", 7),
         spot(...out, "mix", 4),
-        write(a[0] + 10, a[1] + 14, "v'", "image"),
+        write(a[0] + 2, a[1] + 22, "v'", "image"),
         write(b[0] - 8, b[1] - 10, "t'", "text", "end"),
         write(beyond[0], beyond[1], "q", "mix", "middle"),
       );
@@ -275,10 +275,10 @@
       const now = rows.map(([, points]) => points[Math.min(epochs.value, points.length) - 1]);
       const ends = rows.map(([, points]) => points.at(-1));
       stage.replaceChildren(
-        line(x(0), 4, x(0), height),
         ...rows.flatMap(([name], row) => {
           const [gain, low, high] = now[row], side = sideOf(now[row]), kind = KINDS[side], y = 40 * row + 30;
           return [
+            line(x(0), y - 9, x(0), y + 9),
             box(x(ends[row][1]), y - 6, x(ends[row][2]) - x(ends[row][1]), 12, "ghost"),
             line(x(low), y, x(high), y, kind || "ink"),
             spot(x(gain), y, kind || "ink", 4),
@@ -302,7 +302,7 @@
   }
 
   function lesson(form) {
-    const corners = [[40, 226], [320, 226], [180, 26]], names = ["A", "B", "C"];
+    const corners = [[40, 240], [320, 240], [180, 40]], names = ["A", "B", "C"];
     const cosines = { from: -0.5, to: 0.5, step: 0.01 };
     const teacher = [0.2, 0.3, -0.1].map((start, j) => slider(form, `teacher's cosine to ${names[j]}`, start, cosines));
     const begin = [0.1, -0.1, 0.15];
@@ -323,11 +323,11 @@
       },
       "From the start": () => ([student, steps] = [begin, []]),
     });
-    const stage = figure(form, 252, "A triangle of three targets with the teacher's and the student's choice as points.");
+    const stage = figure(form, 280, "A triangle of three targets with the teacher's and the student's choice as points.");
     const said = sentence(form);
     // Of a place in the triangle the cosines, with mean zero, whose softmax it is.
     function cosinesAt(x, y) {
-      const up = within((226 - y) / 200, 0.01, 0.98), right = within((x - 40 - 140 * up) / 280, 0.01, 0.99 - up);
+      const up = within((240 - y) / 200, 0.01, 0.98), right = within((x - 40 - 140 * up) / 280, 0.01, 0.99 - up);
       const logs = [1 - up - right, right, up].map((share) => Math.log(Math.max(share, 0.01)) / 10);
       return logs.map((u) => u - mean(logs));
     }
@@ -336,16 +336,16 @@
       { at: () => drawn(a()), to: (x, y) => ([student, steps] = [cosinesAt(x, y), []]) },
     ]);
     return () => {
-      const [own, taught] = [drawn(a()), drawn(b())];
+      const [own, taught] = [drawn(a()), drawn(b())], upper = taught[1] < own[1];
       stage.replaceChildren(
         svg("path", { d: `M${corners.join("L")}z`, class: "thin ground" }),
-        ...corners.map(([x, y], j) => write(x, j === 2 ? y - 8 : y + 18, `target ${names[j]}`, "", "middle")),
+        ...corners.map(([x, y], j) => write(j === 2 ? x + 46 : x, j === 2 ? y + 6 : y + 36, `target ${names[j]}`, "", "middle")),
         ...steps.map((shares) => spot(...drawn(shares), "text", 2)),
         line(...own, ...taught, "dotted ink"),
         spot(...taught, "image grip", 8),
         spot(...own, "text grip", 8),
-        write(taught[0] + 12, taught[1] + (taught[1] > own[1] ? 14 : -6), "teacher b", "image"),
-        write(own[0] - 12, own[1] + (taught[1] > own[1] ? -6 : 14), "student a", "text", "end"),
+        write(taught[0], taught[1] + (upper ? -13 : 21), "teacher b", "image", "middle"),
+        write(own[0], own[1] + (upper ? 21 : -13), "student a", "text", "middle"),
       );
       said.replaceChildren(
         "KL(b ‖ a), the loss: ", number("loss", divergence(b(), a()), 3), " nats; the other way round it would be ",
@@ -371,7 +371,7 @@
         ...order.flatMap((stream, row) => [
           write(4, 40 * row + 14, stream),
           write(356, 40 * row + 14, `${written(now(stream), 1)} (${now(stream) < was(stream) ? "" : "+"}${written(now(stream) - was(stream), 1)})`, "", "end"),
-          box(2, 40 * row + 20, x(now(stream)) - 2, 12, "bar"),
+          box(2, 40 * row + 20, x(now(stream)) - 2, 12, "bar mix"),
           line(x(was(stream)), 40 * row + 17, x(was(stream)), 40 * row + 35, "ink"),
         ]),
       );

@@ -82,7 +82,6 @@ def page(browser, tmp_path_factory):
     (folder / "page.html").write_text(page_of(places()), encoding="utf-8")
     context, wrong = browser.new_context(viewport={"width": 390, "height": 800}, offline=True), []
     page = context.new_page()
-    page.set_default_timeout(5_000)
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
     page.on("request", lambda one: None if one.url.startswith(("file:", "data:")) else wrong.append(one.url))
