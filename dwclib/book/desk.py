@@ -18,16 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dwclib.book import cards
-from dwclib.book.live import (
-    FIRST,
-    checked_dataset,
-    gate_strip,
-    offered,
-    queries_of,
-    says_something,
-    shown,
-    verdict,
-)
+from dwclib.book.live import FIRST, checked_dataset, gate_strip, offered, queries_of, shown, verdict
 from dwclib.combiner import combine
 from dwclib.data import language
 from dwclib.editors import EditedPair
@@ -38,7 +29,7 @@ from dwclib.training.runs import Run
 
 SIGNS = re.compile(r"[.!?;:'\"()“”‘’…-]")  # stand in no text of the book, and are passed over
 WORD = re.compile(r",|[^\s,]+")
-EMPTY = "Say what should change, or take a suggestion: without a text, all there is to find is look-alikes."
+EMPTY = "Say what should change, or take a suggestion: without a text, there are only look-alikes to find."
 SILENT = "No annotator spoke of this garment: say yourself what should change."
 STATIC = "Run this cell in JupyterLab to choose, to type and to drag."
 WIDE, NATURAL, SMALL = (
@@ -47,7 +38,7 @@ WIDE, NATURAL, SMALL = (
     {"flex": "0 0 56px", "height": "56px"},
 )
 FREELY = {"description_width": "initial"}
-FREE = "Nothing is marked: the judge knows the right answers to suggestions only, not to a text of your own."
+FREE = "Nothing is marked: the judge knows the right answers to suggestions, not to a text of your own."
 
 
 class Asked(NamedTuple):
@@ -85,7 +76,7 @@ class Searcher:
         features = run.evaluation.inputs["clip"]
         self.images = features.images
         self.gallery = embed_gallery(self.stream, features, self.dataset)
-        self.words = language.vocabulary() | {","}
+        self.words = {word.lower() for word in language.vocabulary()} | {","}
 
     def problem_with(self, text: str) -> str:
         """Say in a sentence why a text cannot be read and what to do; "" where it can."""
@@ -146,7 +137,7 @@ class SearchDesk:
     def __init__(self, run: Run) -> None:
         self.searcher = Searcher(run)
         self.dataset = self.searcher.dataset
-        self.queries, clear = queries_of(self.dataset), says_something(self.dataset)
+        self.queries = queries_of(self.dataset)
         self.starts = {picture: self._start(picture) for picture in offered(self.dataset)}
         self.text = widgets.Text(
             description="The one I want", continuous_update=False, layout=WIDE, style=FREELY
@@ -159,7 +150,7 @@ class SearchDesk:
         self.text.observe(lambda _: self._ask(), "value")
         self.weight.observe(lambda _: self._weigh(), "value")
         self.learned.on_click(lambda _: self._weigh_as_learned())
-        pairs = zip(self.queries, clear, strict=True)
+        pairs = zip(self.queries, map(any, self.dataset.said), strict=True)
         first = next(query for query, said in pairs if said and query.reference in self.starts)
         self.choose(first.reference, first.text)
 
