@@ -123,16 +123,15 @@ def shown(garment: Garment) -> str:
     )
 
 
-def says_something(dataset: SynthFashion) -> Bool[np.ndarray, " queries"]:
-    """Return of each query whether its text is more than vague."""
-    return np.array([any(claims) for claims in dataset.said])
+def is_clear(dataset: SynthFashion) -> Bool[np.ndarray, " images"]:
+    """Return of each photo whether it is sharp and nothing hides a part of it."""
+    return np.array([scene.occlusion == scene.blur == 0 for scene in dataset.scenes])
 
 
 def offered(dataset: SynthFashion) -> list[int]:
     """Return the clear photos about which most has been said: where a reader may start."""
-    clear = np.array([scene.occlusion == scene.blur == 0 for scene in dataset.scenes])
-    spoken_of = dataset.references[says_something(dataset)]
-    counts = np.bincount(spoken_of, minlength=len(clear)) * clear
+    clear, says = is_clear(dataset), np.array([any(claims) for claims in dataset.said])
+    counts = np.bincount(dataset.references[says], minlength=len(clear)) * clear
     return np.argsort(-counts, kind="stable")[:OFFERED].tolist()
 
 
@@ -184,7 +183,8 @@ def verdict(found: Sequence[int], right: Sequence[int]) -> str:
 def example(run: Run, dataset: SynthFashion, starts: Sequence[int]) -> Answer:
     """Answer the query about these references that shows most, the shortest of its kind.
 
-    That is one that finds a right answer where neither part alone does; else one that finds one.
+    Both annotators say something in it, and it finds a right answer, in a clear photo, where neither part
+    alone does; where there is none such, the nearest to it.
     """
     stream, features = _stream(run), run.evaluation.inputs["clip"]
     references = torch.from_numpy(dataset.references)
@@ -197,15 +197,14 @@ def example(run: Run, dataset: SynthFashion, starts: Sequence[int]) -> Answer:
         rank(combine(edited.image, edited.text, weight), gallery, k=FIRST, exclude=references).tolist()
         for weight in (lam, torch.ones_like(lam), torch.zeros_like(lam))
     )
-    queries, says = queries_of(dataset), says_something(dataset)
-    rows = [row for row, query in enumerate(queries) if says[row] and query.reference in starts]
+    queries, clear = queries_of(dataset), {*is_clear(dataset).nonzero()[0].tolist()}
 
-    def order(row: int) -> tuple[bool, int, int]:
-        right = {*queries[row].right}
+    def order(row: int) -> tuple[bool, int, bool, int]:
+        right = clear.intersection(queries[row].right)
         finds, *alone = (not right.isdisjoint(found[row]) for found in (mix, image, text))
-        return not finds, sum(alone), len(queries[row].text)
+        return not finds, sum(alone), not all(dataset.said[row]), len(queries[row].text)
 
-    row = min(rows, key=order)
+    row = min((row for row, query in enumerate(queries) if query.reference in starts), key=order)
     gates = edited.image_gate[row], edited.text_gate[row]
     return Answer(queries[row], float(lam[row]), *gates, mix[row], image[row], text[row])
 
