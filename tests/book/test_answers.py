@@ -8,6 +8,7 @@ and words of the hint that it must get.
 import ast
 import builtins
 import dis
+import gc
 import re
 from functools import cache
 from pathlib import Path
@@ -130,7 +131,15 @@ def state_of(path):
         exec(code, state)
     for one in exercises:
         exec(compile(one.check, path.stem, "exec"), state)
+    gc.freeze()  # statsmodels collects garbage at every correction: it need not look through what is loaded
     return state
+
+
+@pytest.fixture(scope="module", autouse=True)
+def thawed():
+    """Leave the garbage collector as it was."""
+    yield
+    gc.unfreeze()
 
 
 def until_checked(one):
