@@ -81,6 +81,7 @@ def visit(browser, site):
             viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True, **kinds
         )
         contexts.append(context)
+        context.add_init_script("delete globalThis.WebAssembly")  # there are browsers without
         page, asked = context.new_page(), []
         page.on("request", lambda request: asked.append(request.url))
         page.on("pageerror", lambda error: asked.append(f"error: {error}"))
