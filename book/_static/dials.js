@@ -133,13 +133,15 @@
     let held = null;
     const place = ({ clientX, clientY }) => new DOMPoint(clientX, clientY).matrixTransform(stage.getScreenCTM().inverse());
     const far = (grip, at) => Math.round(Math.hypot(grip.at()[0] - at.x, grip.at()[1] - at.y));
+    function next(event) {
+      const at = place(event), [grip] = [...grips].sort((a, b) => far(a, at) - far(b, at));
+      return far(grip, at) < 24 ? grip : null;
+    }
     stage.addEventListener("pointerdown", (event) => {
-      const at = place(event), [next] = [...grips].sort((a, b) => far(a, at) - far(b, at));
-      if (far(next, at) > 24) return;
-      held = next;
-      stage.setPointerCapture(event.pointerId);
-      event.preventDefault();
+      if ((held = next(event))) stage.setPointerCapture(event.pointerId);
     });
+    const still = (event) => next(event.touches[0]) && event.preventDefault(); // the page does not scroll along
+    stage.addEventListener("touchstart", still, { passive: false });
     stage.addEventListener("pointermove", (event) => {
       if (!held) return;
       const { x, y } = place(event);

@@ -80,7 +80,7 @@ def page(browser, tmp_path_factory):
     for name in ("book.css", "dials.js"):
         (folder / name).write_bytes((STATIC / name).read_bytes())
     (folder / "page.html").write_text(page_of(places()), encoding="utf-8")
-    context, wrong = browser.new_context(viewport={"width": 390, "height": 800}, offline=True), []
+    context, wrong = browser.new_context(viewport={"width": 390, "height": 800}, has_touch=True), []
     page = context.new_page()
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
@@ -198,18 +198,32 @@ def test_the_world_has_the_photo_and_the_text_of_its_dials(page):
     assert box.locator("[data-fact=text]").inner_text() == TEXTS[0]
 
 
-def test_vectors_are_pulled_by_a_pointer(page):
-    before = press(page, "mix", [("weight λ", "Home")])
-    page.locator(".dial[data-dial=mix] svg").scroll_into_view_if_needed()
-    grip = page.locator(".dial[data-dial=mix] circle.text").bounding_box()
-    x, y = grip["x"] + grip["width"] / 2, grip["y"] + grip["height"] / 2
+def by_mouse(page, x, y):
     page.mouse.move(x, y)
     page.mouse.down()
-    page.mouse.move(x - 40, y + 10, steps=3)
+    for step in range(1, 6):
+        page.mouse.move(x - 8 * step, y - 4 * step)
     page.mouse.up()
+
+
+def by_touch(page, x, y):
+    session = page.context.new_cdp_session(page)
+    points = [[{"x": x - 8 * step, "y": y - 4 * step}] for step in range(6)] + [[]]
+    kinds = ["touchStart", *["touchMove"] * 5, "touchEnd"]
+    for kind, point in zip(kinds, points, strict=True):
+        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": point})
+
+
+@pytest.mark.parametrize("pull", [by_mouse, by_touch])
+def test_vectors_are_pulled_and_the_page_stays(page, pull):
+    before = press(page, "mix", [("weight λ", "Home"), ("angle between them", "Home")])
+    page.evaluate("document.querySelector('.dial[data-dial=mix] svg').scrollIntoView({block: 'center'})")
+    at, grip = page.evaluate("scrollY"), page.locator(".dial[data-dial=mix] circle.text").bounding_box()
+    pull(page, grip["x"] + grip["width"] / 2, grip["y"] + grip["height"] / 2)
     after = press(page, "mix", [])
-    assert after["at"]["angle between them"] > before["at"]["angle between them"]
+    assert after["at"]["angle between them"] > before["at"]["angle between them"] + 20
     assert after["facts"] == pytest.approx(mixed(after["at"]), rel=1e-3, abs=1e-3)
+    assert page.evaluate("scrollY") == at
 
 
 def test_a_phone_is_wide_enough_for_every_dial(page):
