@@ -188,7 +188,7 @@ def visit(browser, address):
         page.goto(f"{address}/{page_name}.html", wait_until="load")
         page.wait_for_function("() => !window.MathJax || !MathJax.startup || MathJax.startup.promise")
         page.evaluate("() => window.MathJax?.startup?.promise")
-        page.evaluate("() => window.scrollTo(0, document.body.scrollHeight)")
+        page.evaluate("() => [...document.images].forEach(image => { image.loading = 'eager'; })")
         page.wait_for_function("() => [...document.images].every(image => image.complete)")
         return page, [e for e in errors if not any(url in e for url in outside)], outside
 
