@@ -12,7 +12,7 @@ from html import escape
 import numpy as np
 import torch
 from IPython.display import HTML
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dwclib.book import cards
@@ -107,7 +107,7 @@ def _one(
 
 
 def _answer(
-    dataset: SynthFashion, position: int, at: Int[np.ndarray, "steps first"], start: int, target: int
+    dataset: SynthFashion, position: int, at: Bool[np.ndarray, "steps first"], start: int, target: int
 ) -> str:
     """Return a picture with its place at every step, 0 where it is not among the first."""
     places = np.where(at.any(axis=1), 1 + at.argmax(axis=1), 0)

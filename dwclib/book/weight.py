@@ -138,6 +138,7 @@ def _file_of(source: str, page: Path, html: Path) -> Path | None:
         content = base64.b64decode(match[2])
         content = as_webp(content) if match[1] == "png" else content
         file = html / "_images" / f"{sha256(content).hexdigest()[:32]}.webp"
+        file.parent.mkdir(exist_ok=True)
         file.write_bytes(content)
         return file
     if re.match(r"[a-z]+:", source):
