@@ -118,6 +118,8 @@ def _laid_out(path: Path, html: Path, marks: Mapping[Path, str]) -> str:
         fold["open"] = ""
     for picture in article.select("img[loading]"):
         del picture["loading"]
+    for link in article.select("a.enlarge"):
+        link.unwrap()
     _lead(article, path, html, marks)
     for anchor in article.select("[id]"):
         anchor["id"] = f"{marks[path]}--{anchor['id']}"

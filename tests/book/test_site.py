@@ -128,6 +128,14 @@ def test_pictures_are_small_files_of_a_known_size_that_are_loaded_when_they_come
     assert not list((site / "_images").glob("*.png"))
 
 
+def test_a_figure_leads_to_itself_alone_where_it_can_be_enlarged(rendered):
+    picture = '<img src="../_images/photo.png" alt="A red square.">'
+    put(rendered, "notebooks/01_one", f"<figure>{picture}</figure><p>{picture}</p>")
+    page, _ = finished(rendered, "notebooks/01_one")
+    (link,) = page.select("article a")
+    assert link["href"] == link.img["src"] == "../_images/photo.webp"
+
+
 def test_a_picture_of_flat_colours_loses_nothing():
     file = io.BytesIO()
     Image.new("RGB", (8, 8), (1, 2, 3)).save(file, "PNG")
