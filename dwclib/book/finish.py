@@ -63,7 +63,7 @@ def _finish_page(page: BeautifulSoup, path: Path, site: Site) -> None:
     for picture in page.select("article img"):
         lighten_picture(picture, path, site.folder)
     for picture in page.select("article figure > img"):  # on a phone, a figure's words are small
-        picture.wrap(page.new_tag("a", attrs={"class": "enlarge", "href": picture["src"]}))
+        picture.wrap(page.new_tag("a", attrs={"class": "enlarge", "href": str(picture["src"])}))
     for table in page.select("article table"):
         tidy_table(page, table)
     describe(page, path, site)

@@ -51,11 +51,11 @@ def describe(page: BeautifulSoup, path: Path, site: Site) -> None:
     if path.name in ASIDE:
         _meta(page, name="robots", content="noindex")
         if path.name == "404.html" and site.base:  # it is shown in the place of any page
-            page.select_one("head").insert(0, page.new_tag("base", href=site.base))
+            (page.select_one("head") or page).insert(0, page.new_tag("base", href=site.base))
         return
     text = first_words(page)
     told = {
-        "title": page.select_one("title").get_text(),
+        "title": (page.select_one("title") or page).get_text(),
         "description": text,
         "type": "article",
         "site_name": NAME,
@@ -69,7 +69,7 @@ def describe(page: BeautifulSoup, path: Path, site: Site) -> None:
 
 
 def _meta(page: BeautifulSoup, **attributes: str) -> None:
-    page.select_one("head").append(page.new_tag("meta", attrs=attributes))
+    (page.select_one("head") or page).append(page.new_tag("meta", attrs=attributes))
 
 
 def first_words(page: Tag) -> str:

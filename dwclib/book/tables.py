@@ -18,15 +18,16 @@ def tidy_table(page: BeautifulSoup, table: Tag) -> None:
     ----------
     page, table : changed in place.
     """
-    for style in table.parent.find_all("style", recursive=False):  # pandas brings its own
+    around = table.parent or page
+    for style in around.find_all("style", recursive=False):  # pandas brings its own
         style.decompose()
     for part in (table, *table.find_all("tr")):
         for attribute in ("border", "style"):
             del part[attribute]
     _unite_titles(page, table)
     _align(table)
-    if THEIRS in table.parent.get("class", []):
-        table.parent["class"] = [THEIRS, BOX]
+    if THEIRS in around.get_attribute_list("class"):
+        around["class"] = f"{THEIRS} {BOX}"
     else:
         table.wrap(page.new_tag("div", attrs={"class": BOX}))
 
@@ -58,7 +59,7 @@ def _spread(row: Tag) -> list[str]:
 
 
 def _span(cell: Tag, way: str) -> int:
-    return int(str(cell.get(way, 1)))
+    return int(str(cell.get(way, "1")))
 
 
 def united(rows: Sequence[Sequence[str]], *, index: int) -> list[str]:
@@ -71,7 +72,7 @@ def united(rows: Sequence[Sequence[str]], *, index: int) -> list[str]:
     """
     *above, last = rows
     if not above or any(last[index:]):
-        above, last = rows, rows[-1]
+        above = list(rows)
     columns = [", ".join(dict.fromkeys(filter(None, parts))) for parts in zip(*above, strict=True)]
     return [*last[:index], *columns[index:]]
 
@@ -92,4 +93,4 @@ def _align(table: Tag) -> None:
         texts = [text for cell in cells if (text := cell.get_text().strip())]
         if texts and all(map(NUMBER.fullmatch, texts)):
             for cell in (*cells, *titles[place : place + 1]):
-                cell["class"] = [*cell.get("class", []), "number"]
+                cell["class"] = " ".join([*cell.get_attribute_list("class"), "number"])

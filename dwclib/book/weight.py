@@ -151,8 +151,8 @@ def _size_of(file: Path) -> tuple[int, int]:
     """Return width and height in CSS pixels."""
     if file.suffix == ".svg":
         head = file.read_text(encoding="utf-8")[:2000]
-        inches = [float(re.search(rf'{side}="([0-9.]+)pt"', head)[1]) / 72 for side in ("width", "height")]
-        return round(96 * inches[0]), round(96 * inches[1])
+        points = [float(re.findall(rf'\b{side}="([0-9.]+)pt"', head)[0]) for side in ("width", "height")]
+        return round(points[0] * 96 / 72), round(points[1] * 96 / 72)
     from PIL import Image
 
     with Image.open(file) as image:
