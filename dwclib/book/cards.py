@@ -33,7 +33,9 @@ def card(dataset: SynthFashion, image: int, *, kind: str = "", says: str = "", m
     more : attributes in HTML.
     """
     words = escape(shown(dataset.garment(image)) + (f", {says}" if says else ""))
-    picture = f'<img src="{address(dataset.pictures[image])}" alt="{words}" title="{words}">'
+    picture = (
+        f'<img class="dark-light" src="{address(dataset.pictures[image])}" alt="{words}" title="{words}">'
+    )
     return f'<span class="dwc-card {kind}"{more}>{picture}</span>'
 
 
@@ -50,6 +52,7 @@ def tick(weight: float) -> str:
 
 STYLE = """<style>
 .dwc { max-width: 44rem; line-height: 1.4; }
+.text_html:has(.dwc) { background: none !important; color: inherit !important; padding: 0 !important; }
 .dwc [hidden] { display: none !important; }
 .dwc p { margin: .5rem 0 .2rem; }
 .dwc-row { display: grid; grid-template-columns: repeat(var(--across), minmax(0, 1fr)); gap: 6px; }
@@ -74,6 +77,10 @@ STYLE = """<style>
   padding-top: 9px; white-space: nowrap; }
 .dwc-tick span::before { content: ""; position: absolute; left: 50%; top: 0; height: 8px;
   border-left: 2px solid; }
-@media (max-width: 600px) { .dwc-row { grid-template-columns: repeat(var(--narrow), minmax(0, 1fr)); } }
+@media (max-width: 600px) {
+  .dwc-row { grid-template-columns: repeat(var(--narrow), minmax(0, 1fr)); }
+  .dwc-ends { flex-wrap: wrap; }
+  .dwc-ends output { order: 1; flex: 0 0 100%; text-align: center; }
+}
 </style>
 """

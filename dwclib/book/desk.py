@@ -32,11 +32,8 @@ WORD = re.compile(r",|[^\s,]+")
 EMPTY = "Say what should change, or take a suggestion: without a text, there are only look-alikes to find."
 SILENT = "No annotator spoke of this garment: say yourself what should change."
 STATIC = "Run this cell in JupyterLab to choose, to type and to drag."
-WIDE, NATURAL, SMALL = (
-    {"width": "100%"},
-    {"width": "auto", "max_width": "100%"},
-    {"flex": "0 0 56px", "height": "56px"},
-)
+WIDE, SMALL = {"width": "auto"}, {"flex": "0 0 56px", "height": "56px"}
+NATURAL = {"width": "auto", "max_width": "100%", "align_self": "flex-start"}
 FREELY = {"description_width": "initial"}
 FREE = "Nothing is marked: the judge knows the right answers to suggestions, not to a text of your own."
 

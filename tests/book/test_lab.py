@@ -102,6 +102,39 @@ def test_a_notebook_opens_unmodified_reads_well_and_saves_without_a_difference(p
     assert copy.read_bytes() == before
 
 
+DESK = """from pathlib import Path
+from dwclib.book.desk import SearchDesk
+from dwclib.training.config import read_recipe
+from dwclib.training.runs import Run
+config = read_recipe("synthfashion-smoke").but(model={"streams": ["clip"]})
+SearchDesk(Run(config, Path("run-of-the-desk"), device="cpu"))"""
+
+
+def test_the_search_desk_answers_a_text_and_a_dragged_weight(page, lab, folder):
+    cell = {"cell_type": "code", "execution_count": None, "id": "desk", "metadata": {}, "outputs": [],
+            "source": DESK}  # fmt: skip
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    notebook = {"cells": [cell], "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
+    (folder / "desk.ipynb").write_text(json.dumps(notebook))
+    page.goto(f"{lab}/lab/tree/desk.ipynb?reset", wait_until="load")
+    page.wait_for_selector("text=/Python 3 .*Idle/")
+    page.click(".jp-CodeCell .cm-content")
+    page.keyboard.press("Shift+Enter")
+    mix = ".dwc >> div:has(> p:text('DWC, with this weight'))"
+    page.wait_for_selector(f"{mix} >> img")
+    before, weight = page.locator(mix).last.inner_html(), page.inner_text("text=/λ = 0/")
+    page.fill(".dwc input[type=text]", "is red")
+    page.press(".dwc input[type=text]", "Enter")
+    page.wait_for_selector("text=Nothing is marked")
+    assert page.locator(mix).last.inner_html() != before
+    page.press(".dwc .noUi-handle", "Home")
+    page.wait_for_selector("text=/λ = 0.00/")
+    assert weight != "λ = 0.00"
+    page.fill(".dwc input[type=text]", "is red 👗")
+    page.press(".dwc input[type=text]", "Enter")
+    page.wait_for_selector("text=/leave out “👗”/")
+
+
 DRAWN = {
     "output_type": "display_data",
     "data": {"image/svg+xml": "<svg>\n</svg>", "text/plain": "<Figure>"},
