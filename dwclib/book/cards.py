@@ -33,9 +33,7 @@ def card(dataset: SynthFashion, image: int, *, kind: str = "", says: str = "", m
     more : attributes in HTML.
     """
     words = escape(shown(dataset.garment(image)) + (f", {says}" if says else ""))
-    picture = (
-        f'<img class="dark-light" src="{address(dataset.pictures[image])}" alt="{words}" title="{words}">'
-    )
+    picture = f'<img src="{address(dataset.pictures[image])}" alt="{words}" title="{words}">'
     return f'<span class="dwc-card {kind}"{more}>{picture}</span>'
 
 
@@ -58,7 +56,7 @@ STYLE = """<style>
 .dwc-row { display: grid; grid-template-columns: repeat(var(--across), minmax(0, 1fr)); gap: 6px; }
 .dwc-card { display: block; position: relative; min-width: 0; }
 .dwc-card img { display: block; width: 100% !important; height: auto; aspect-ratio: 1; box-sizing: border-box;
-  margin: 0; border: 1px solid rgba(128, 128, 128, .4); border-radius: 6px; }
+  margin: 0; padding: 0 !important; border: 1px solid rgba(128, 128, 128, .4); border-radius: 6px; }
 .dwc-card.right img { border: 3px solid #00795A; }
 .dwc-card.reference img { border: 3px solid #0072B2; }
 .dwc-card.right::after { content: "✓"; position: absolute; right: 0; top: 0; width: 1.1rem;

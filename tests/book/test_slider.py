@@ -2,6 +2,7 @@
 
 import functools
 import http.server
+import re
 import shutil
 import subprocess
 import sysconfig
@@ -102,8 +103,8 @@ def visit(browser, address):
     """Open the page; return it with what it asked for, and its errors."""
     contexts = []
 
-    def open_page(*, width=1280):
-        context = browser.new_context(viewport={"width": width, "height": 900})
+    def open_page(*, width=1280, scheme="light"):
+        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
         contexts.append(context)
         page, asked = context.new_page(), []
         page.on("request", lambda request: asked.append(request.url))
@@ -178,6 +179,16 @@ def test_the_desk_shows_how_it_begins(visit):
     static = page.locator(".dwc:has(.dwc-gates)")
     assert static.locator("img").count() == 31
     assert "Run this cell in JupyterLab" in static.inner_text()
+
+
+def test_on_a_dark_page_pictures_fill_their_cards_and_words_are_light(visit):
+    page, _ = visit(scheme="dark")
+    style = "e => getComputedStyle(e)"
+    assert page.eval_on_selector(".dwc-card img", f"e => ({style})(e).padding") == "0px"
+    ink = page.eval_on_selector(".dwc output", f"e => ({style})(e).color")
+    paper = page.eval_on_selector(".text_html:has(.dwc)", f"e => ({style})(e).backgroundColor")
+    assert min(map(int, re.findall(r"\d+", ink)[:3])) > 150
+    assert paper == "rgba(0, 0, 0, 0)"
 
 
 def test_on_paper_there_is_no_navigation_and_nothing_to_choose(visit):
