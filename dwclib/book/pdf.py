@@ -168,7 +168,8 @@ _PAPER = """<!DOCTYPE html>
 @page {{ size: A4; margin: 17mm 16mm 18mm; }}
 body {{ background: none; }}
 .whole ~ .whole {{ break-before: page; }}
-nav.whole ul {{ display: block; list-style: none; padding: 0; }}
+nav.whole ul {{ display: block; list-style: none; margin: 0; padding: 0; }}
+nav.whole .caption {{ margin: .9rem 0 .2rem; font-weight: 600; }}
 </style>
 </head>
 <body>
