@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from axe_playwright_python.sync_playwright import Axe
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from dwclib.book.desk import SearchDesk
@@ -179,6 +180,13 @@ def test_the_desk_shows_how_it_begins(visit):
     static = page.locator(".dwc:has(.dwc-gates)")
     assert static.locator("img").count() == 31
     assert "Run this cell in JupyterLab" in static.inner_text()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_neither_is_an_obstacle_to_anybody(visit, scheme):
+    page, _ = visit(scheme=scheme)
+    found = Axe().run(page, context=".dwc").response["violations"]
+    assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in found] == []
 
 
 def test_on_a_dark_page_pictures_fill_their_cards_and_words_are_light(visit):
