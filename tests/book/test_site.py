@@ -232,6 +232,10 @@ def folded(source, *tags, alt=""):
         (folded('def f():\n    """Return the mean."""'), "Code: Return the mean"),
         (folded("%matplotlib inline\nsay('x')"), "Code of the findings below"),
         (folded("figure, axis = plt.subplots()"), "Code of the figure"),
+        (
+            folded("import torch\nfrom dwclib.book import (\n    say,\n)\n\nplots.use_style()"),
+            "What this page imports",
+        ),
     ],
 )
 def test_a_fold_is_called_after_what_is_in_it(cell, name):
