@@ -418,7 +418,8 @@ def test_no_button_leads_into_the_void(root, monkeypatch, capsys):
     monkeypatch.setenv("GITHUB_REPOSITORY", "me/book")
     config = site._config(Book("smoke", root))
     assert config["repository"]["url"] == "https://github.com/me/book"
-    assert config["html"] == {"favicon": "x.svg", "use_repository_button": True, "use_issues_button": True}
+    buttons = {"use_repository_button": True, "use_issues_button": True}
+    assert config["html"] == {"favicon": "x.svg", "baseurl": "https://me.github.io/book/", **buttons}
     assert "binderhub_url" in config["launch_buttons"]
     assert "colab_url" not in config["launch_buttons"]
     assert "make outputs" in capsys.readouterr().err
