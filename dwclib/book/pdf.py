@@ -18,6 +18,7 @@ HOME = "book/index.html"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 LEFT_OUT = "script, noscript, a.headerlink, .cell:not(.tag_solution) > details.above-input"
 KEPT = re.compile("mathjax|book.js", re.IGNORECASE)  # scripts that lay equations out
+WIDE, HIGH = 673, 988  # pixels that A4 leaves within its margins: equations shrink to that
 PATIENCE = 600_000  # milliseconds for a book on a busy machine
 READY = "() => window.MathJax?.startup ? MathJax.startup.promise.then(() => true) : true"
 LOADED = "() => [...document.images].every(image => image.complete)"
@@ -68,7 +69,7 @@ def _print(paper: Path, pdf: Path, browser: str) -> None:
         ) from error
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=browser)
-        page = chromium.new_page(offline=True)
+        page = chromium.new_page(offline=True, viewport={"width": WIDE, "height": HIGH})
         page.set_default_timeout(PATIENCE)
         page.emulate_media(media="print", color_scheme="light")
         page.goto(paper.as_uri(), wait_until="load")

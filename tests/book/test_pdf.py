@@ -81,6 +81,7 @@ def test_the_site_leads_to_its_pdf_once_it_is_printed(site):
     content = printed.read_bytes()
     assert content.startswith(b"%PDF")
     assert len(re.findall(rb"/Type\s*/Page\b", content)) == 3  # the first page, the contents, the second page
+    assert re.findall(rb"/Title \((Home|Contents|Second)\)", content) == [b"Home", b"Contents", b"Second"]
     home = BeautifulSoup((site / "book" / "index.html").read_text(), "html.parser")
     (link,) = home.select("h1 + .whole-book a")
     assert (site / "book" / link["href"]).resolve() == printed
