@@ -18,6 +18,7 @@ from torch import Tensor
 from dwclib.book import cards
 from dwclib.combiner import combine
 from dwclib.data.synthfashion import SynthFashion
+from dwclib.errors import FeatureError, check_least
 from dwclib.retrieval import rank
 from dwclib.streams import Composition
 
@@ -39,7 +40,18 @@ def weighing(
     gallery : (gallery, dim), from `embed_gallery`.
     dataset : whose queries and gallery these are.
     queries : why it is shown -> which query.
+
+    Raises
+    ------
+    ConfigError
+        When there is no such query.
+    FeatureError
+        When the composer has no weight.
     """
+    for query in queries.values():
+        check_least(0, most=len(dataset) - 1, query=query)
+    if composed.modality_weight is None:
+        raise FeatureError("there is no weight to drag", where="composition", remedy="Use a stream of DWC.")
     shown = [_one(composed, gallery, dataset, query, place) for place, query in enumerate(queries.values())]
     options = "".join(f'<option value="{place}">{escape(why)}</option>' for place, why in enumerate(queries))
     choice = f'<label>Query: <select autocomplete="off" onchange="{_CHOOSE}">{options}</select></label>'

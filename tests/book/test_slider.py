@@ -18,6 +18,8 @@ from dwclib.book.desk import SearchDesk
 from dwclib.book.finish import finish
 from dwclib.book.notebooks import normalised, write_notebook
 from dwclib.book.weighing import FIRST, orders, step_of, weighing
+from dwclib.errors import ConfigError, FeatureError
+from dwclib.streams import Composition
 from dwclib.training import compose_queries
 from dwclib.training.config import read_recipe
 from dwclib.training.embedding import embed_gallery
@@ -57,6 +59,14 @@ def test_at_each_step_the_target_has_the_rank_that_dwclib_finds(weighed, query):
         if step != learned:
             assert found[step].tolist().index(dataset.targets[query]) + 1 == ranks[weight][query]
     assert dataset.references[query] not in found
+
+
+def test_what_cannot_be_weighed_is_told(weighed):
+    _, (composed, gallery, dataset) = weighed
+    with pytest.raises(ConfigError, match=r"query = 200 is no whole number of 0 to 199"):
+        weighing(composed, gallery, dataset, {"none": len(dataset)})
+    with pytest.raises(FeatureError, match="no weight to drag"):
+        weighing(Composition(composed.query), gallery, dataset, {"one": 0})
 
 
 @pytest.fixture(scope="module")
