@@ -27,13 +27,13 @@ ROWS = (
     "concatenation",
     "TIRG",
     "CLIP4Cir combiner",
-    "clip stream",
-    "cnn stream without mutual enhancement",
+    "CLIP stream",
+    "CNN stream without mutual enhancement",
     "both streams without mutual enhancement",
     "both streams",
     "both streams as released",
 )  # headline quantities
-CLAIMED = {"clip stream": "all against the sum, clip"}  # rows whose difference from the sum is a claim's test
+CLAIMED = {"CLIP stream": "all against the sum, clip"}  # rows whose difference from the sum is a claim's test
 MEASURES = ("R@1", "R@10", "R@50", "mAP@10", "wrong@10")
 
 

@@ -37,4 +37,4 @@ def test_two_pages_that_differ_are_listed(other, differs):
 
 
 def test_what_the_voice_writes_is_found():
-    assert list(shown_on({"page": number("clip stream", "R@10")})) == ["clip stream, R@10"]
+    assert list(shown_on({"page": number("CLIP stream", "R@10")})) == ["CLIP stream, R@10"]

@@ -147,7 +147,7 @@ def test_nbval_fails_on_a_wrong_output(tmp_path, smoke_site, conftest):
 def test_a_quantity_is_the_same_on_every_page_of_the_site(smoke_site):
     pages = {str(p.relative_to(smoke_site)): p.read_text() for p in smoke_site.rglob("*.html")}
     assert contradictions(pages) == {}
-    assert len(shown_on(pages)["clip stream, R@10"]) >= 2
+    assert len(shown_on(pages)["CLIP stream, R@10"]) >= 2
     home = shown_on({"home": pages["book/index.html"]})
     assert {f"{name}, R@10" for name in ROWS} <= set(home)
 

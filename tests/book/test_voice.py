@@ -52,14 +52,14 @@ def test_one_sentence_is_a_paragraph_and_several_are_a_list(monkeypatch):
 
 
 def test_a_number_is_the_registrys_and_says_whose_it_is():
-    found = quantity("clip stream", "R@10")
-    assert number("clip stream", "R@10") == f'<span data-quantity="clip stream, R@10">{found}</span>'
+    found = quantity("CLIP stream", "R@10")
+    assert number("CLIP stream", "R@10") == f'<span data-quantity="CLIP stream, R@10">{found}</span>'
 
 
 def test_a_leaderboard_marks_each_number_and_says_who_is_ahead():
     board = {
         "sum": Standing(10, {"R@10": BETWEEN}, None),
-        "clip stream": Standing(10, {"R@10": ABOVE}, Comparison(ABOVE, 0.0001, "supported")),
+        "CLIP stream": Standing(10, {"R@10": ABOVE}, Comparison(ABOVE, 0.0001, "supported")),
         "TIRG": Standing(10, {"R@10": BELOW}, Comparison(BELOW, 0.2, "cannot tell")),
     }
     shown = leaderboard(board).data

@@ -98,7 +98,7 @@ def test_rows_of_two_schedules_do_not_stand_on_one_leaderboard(kept, tmp_path):
 
 def test_a_difference_that_a_claim_tests_has_the_claims_pages_verdict():
     board = standings()
-    assert board["clip stream"].ahead == verdict_of("all against the sum, clip").found
+    assert board["CLIP stream"].ahead == verdict_of("all against the sum, clip").found
     assert board["sum"].ahead is None
 
 
