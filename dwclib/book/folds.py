@@ -26,7 +26,7 @@ def name_of(cell: Cell) -> str:
         return f"The check of this exercise, {found[1]}"
     if comment:
         return f"Code: {_short(comment)}"
-    if all(line.startswith(("import ", "from ", " ", ")", "plots.")) for line in source.splitlines() if line):
+    if source.startswith(("import ", "from ")):
         return "What this page imports"
     if image:
         return f"Code of the figure: {_short(image['alt'])}"
