@@ -71,7 +71,8 @@ def empty_cache() -> str:
     Raises
     ------
     ConfigError
-        When the folder holds anything else: then it may be a folder of the user's.
+        When the folder holds anything else: then it may be a folder of the user's. Also when a part stays: a
+        link, or what another program uses.
     """
     from dwclib.files import cache_folder
 
@@ -82,6 +83,9 @@ def empty_cache() -> str:
     told = _size(folder)
     for name in CACHES:
         shutil.rmtree(folder / name, ignore_errors=True)
+    if left := sorted(path.name for path in folder.iterdir()):
+        remedy = "End the programs that use it, or remove it by hand."
+        raise ConfigError(f"{left[0]} could not be removed", where=folder, remedy=remedy)
     return f"{folder} is empty: {told} removed"
 
 

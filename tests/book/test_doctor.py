@@ -123,6 +123,24 @@ def test_a_folder_with_anything_else_in_it_is_left_alone(tmp_path):
     assert len([path for path in (tmp_path / "mine").rglob("*") if path.is_file()]) == 3
 
 
+@pytest.mark.skipif(os.name == "nt", reason="links need a right there")
+def test_a_link_that_stays_in_the_cache_is_told(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (filled(tmp_path / "cache") / "photos").symlink_to(tmp_path / "elsewhere")
+    found = run(ROOT, "empty-cache", DWC_CACHE=str(tmp_path / "cache"))
+    assert found.returncode == 2
+    assert "photos could not be removed" in found.stderr
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["photos"]
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="no clone")
+def test_a_clone_has_the_summed_files_with_the_same_bytes_on_every_system():
+    files = [f"data/{line.split()[1]}" for line in (ROOT / "data/SHA256SUMS").read_text().splitlines()]
+    command = ["git", "-C", ROOT, "check-attr", "eol", "--", *files]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert told.splitlines() == [f"{file}: eol: lf" for file in files]
+
+
 def test_every_folder_of_the_cache_is_one_that_is_emptied():
     sources = [*(ROOT / "dwclib").rglob("*.py"), *(ROOT / "notebooks").glob("*.ipynb")]
     used = {
