@@ -7,11 +7,15 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from bs4 import BeautifulSoup, Tag
 
 from dwclib.book.execute import BookError
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Playwright
 
 FILE = "dwc-book.pdf"
 HOME = "book/index.html"
@@ -35,32 +39,37 @@ def print_book(html: Path) -> Path:
     Raises
     ------
     BookError
-        When there is no site, no browser, or no playwright to lead it.
+        When there is no site, no browser that starts, or no playwright to lead it.
     """
     if not (html / HOME).exists():
         raise BookError("there is no site to print", where=html, remedy="Call make book first.")
-    browser, paper, pdf = _browser(), html / "print.html", html / FILE
+    paper, pdf = html / "print.html", html / FILE
     try:
         paper.write_text(one_page(html), encoding="utf-8")
-        _print(paper, pdf, browser)
+        _print(paper, pdf)
     finally:
         paper.unlink(missing_ok=True)
     _link(html / HOME, pdf)
     return pdf
 
 
-def _browser() -> str:
-    for name in BROWSERS:
-        if found := shutil.which(name):
-            return found
-    raise BookError(
-        "there is no Chromium and no Chrome to print with",
-        where="PATH",
-        remedy="Install one of them, and call python -m dwclib pdf again.",
-    )
+def _launched(playwright: Playwright) -> Browser:
+    """Start the browser of the PATH or, as installers keep Chrome out of it, the Chrome of this system."""
+    from playwright.sync_api import Error
+
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    try:
+        return playwright.chromium.launch(executable_path=found, channel=None if found else "chrome")
+    except Error as error:
+        none = "there is no Chromium and no Chrome to print with"
+        raise BookError(
+            f"it does not start ({error.message.splitlines()[0]})" if found else none,
+            where=found or "PATH",
+            remedy="Install Chromium or Chrome, and call python -m dwclib pdf again.",
+        ) from error
 
 
-def _print(paper: Path, pdf: Path, browser: str) -> None:
+def _print(paper: Path, pdf: Path) -> None:
     try:
         from playwright.sync_api import sync_playwright
     except ImportError as error:
@@ -68,7 +77,7 @@ def _print(paper: Path, pdf: Path, browser: str) -> None:
             "playwright is not installed", where="packages", remedy="Install it: pip install playwright."
         ) from error
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=browser)
+        chromium = _launched(playwright)
         page = chromium.new_page(offline=True, viewport={"width": WIDE, "height": HIGH})
         page.set_default_timeout(PATIENCE)
         page.emulate_media(media="print", color_scheme="light")
@@ -154,7 +163,8 @@ def _link(home: Path, pdf: Path) -> None:
     for old in page.select("p.whole-book"):
         old.decompose()
     size = pdf.stat().st_size / 1e6
-    link = page.new_tag("a", href=os.path.relpath(pdf, home.parent), string="The whole book as one PDF")
+    address = Path(os.path.relpath(pdf, home.parent)).as_posix()
+    link = page.new_tag("a", href=address, string="The whole book as one PDF")
     line = page.new_tag("p", attrs={"class": "whole-book"})
     line.extend([link, f" ({size:.1f} MB)"])
     page.select("article h1")[0].insert_after(line)

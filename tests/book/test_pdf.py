@@ -1,5 +1,6 @@
 """The whole book as one PDF: its pages in one, and printed by a real browser."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -88,12 +89,31 @@ def test_the_site_leads_to_its_pdf_once_it_is_printed(site):
     assert not (site / "print.html").exists()
 
 
-def test_without_a_browser_or_a_site_one_sentence_says_what_to_do(site, tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(BookError, match=r"no Chromium and no Chrome to print with\. Install one"):
-        pdf.print_book(site)
+def test_without_a_site_one_sentence_says_what_to_do(tmp_path):
     with pytest.raises(BookError, match=r"no site to print\. Call make book first"):
         pdf.print_book(tmp_path)
+
+
+@pytest.mark.skipif(bool(shutil.which("google-chrome")), reason="Chrome is found without the PATH, too")
+def test_without_a_browser_one_sentence_says_what_to_do(site, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(
+        BookError, match=r"no Chromium and no Chrome to print with\. Install Chromium or Chrome"
+    ):
+        pdf.print_book(site)
+    assert not (site / "print.html").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a script is no program there")
+def test_a_browser_that_does_not_start_is_named(site, tmp_path, monkeypatch):
+    broken = tmp_path / "bin" / "chromium"
+    broken.parent.mkdir()
+    broken.write_text("#!/bin/sh\nexit 3\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("PATH", str(broken.parent), prepend=os.pathsep)
+    with pytest.raises(BookError, match=r"bin/chromium: it does not start \(.+\)\. Install Chromium"):
+        pdf.print_book(site)
+    assert not (site / "print.html").exists()
 
 
 def test_a_page_that_is_no_page_is_named(site):
