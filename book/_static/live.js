@@ -5,7 +5,7 @@
 // against PyTorch's.
 (() => {
   "use strict";
-  const HERE = document.currentScript.src;
+  const HERE = document.currentScript.src, SHEET = new URL("live/pictures.webp", HERE).href;
   let weights, words, marks, heads; // of the model
   let vectors, shows, queries, across; // of the gallery: all y_j, what they show, and what was asked
 
@@ -184,7 +184,7 @@
 
   const SAY = {
     loading: "Loading weights and pictures ...",
-    missing: "The weights did not arrive: reload the page. The example stays as it is.",
+    missing: "Weights or pictures did not arrive: reload the page. The example stays as it is.",
     empty: "Say what should change, or take a suggestion: without a text, there are only look-alikes to find.",
     long: (most, n) => `Shorten the text: this small CLIP reads ${most} pieces of words, and these are ${n}.`,
     signs: (some) => `This small CLIP reads words only: leave out ${some}, and say it in words.`,
@@ -198,7 +198,7 @@
   // --- Weights and gallery, loaded on the first touch --------------------------------
 
   function load() {
-    return (load.done ??= Promise.all(["model.js", "gallery.js"].map(run)).then(() => {
+    return (load.done ??= Promise.all([sheet(), ...["model.js", "gallery.js"].map(run)]).then(() => {
       ({ marks, heads } = DWC_MODEL);
       words = new Map(Object.entries(DWC_MODEL.words));
       weights = {};
@@ -207,6 +207,8 @@
       vectors = unpack(DWC_GALLERY.vectors);
     }));
   }
+
+  const sheet = () => Object.assign(new Image(), { src: SHEET }).decode(); // no card is blank for long
 
   const run = (name) =>
     new Promise((done, fail) => {
@@ -254,7 +256,7 @@
   function open() {
     form.style.setProperty("--across", across);
     form.style.setProperty("--down", Math.ceil(shows.length / across));
-    form.style.setProperty("--sheet", `url("${new URL("live/pictures.webp", HERE)}")`);
+    form.style.setProperty("--sheet", `url("${SHEET}")`);
     form.classList.add("loaded");
     for (const card of all(".live-card")) turn(card, numberOf(card));
     const held = weight.value;
@@ -270,6 +272,7 @@
     const own = queries.filter(({ reference }) => reference === j);
     part(".live-suggestions").replaceChildren(...own.map(suggestion));
     if (own.length) text.value = own[0].text;
+    else if (piecesOf(text.value).problem) text.value = query.asked; // the last one that was answered
     ask(text.value);
     if (!own.length) say.textContent ||= SAY.silent;
   }
@@ -289,7 +292,7 @@
     if (problem) return;
     const reference = numberOf(chosen), same = asked.trim();
     const known = queries.find((one) => one.reference === reference && one.text === same);
-    query = { ...compose(reference, pieces), right: known?.right };
+    query = { ...compose(reference, pieces), asked: same, right: known?.right };
     weight.value = query.lambda;
     tick.style.setProperty("--at", query.lambda);
     tick.lastElementChild.textContent = query.lambda.toFixed(2);

@@ -250,15 +250,44 @@ def test_without_javascript_the_example_stays_and_says_why(visit):
     assert not any("/live/" in url for url in asked)
 
 
-def test_weights_that_do_not_arrive_are_told_and_may_come_later(visit, site):
+@pytest.mark.parametrize("name", ["model.js", "pictures.webp"])
+def test_what_does_not_arrive_is_told_and_may_come_later(visit, site, name):
     page, _ = visit()
-    before, weights = page.evaluate(SHOWN, "mix"), site.parent / "_static" / "live" / "model.js"
-    away = weights.rename(weights.with_suffix(".away"))
+    before, part = page.evaluate(SHOWN, "mix"), site.parent / "_static" / "live" / name
+    away = part.rename(part.with_suffix(".away"))
     page.focus("#live-text")
     page.wait_for_function("() => document.querySelector('.live-say').innerText.includes('did not arrive')")
-    away.rename(weights)
+    away.rename(part)
     assert page.evaluate(SHOWN, "mix") == before
+    assert page.locator("form.loaded").count() == 0  # no blank cards
     load(page)
+
+
+def test_a_garment_without_a_suggestion_is_asked_with_the_last_text_that_could_be_read(visit, queries):
+    page, _ = visit()
+    load(page)
+    text = page.input_value("#live-text")
+    silent = next(j for j in range(len(queries)) if all(query.reference != j for query in queries))
+    before = page.evaluate(SHOWN, "mix")
+    ask(page, "is sparkly")
+    page.eval_on_selector(
+        ".live-starts button", "(card, j) => { card.dataset.picture = j; card.click(); }", silent
+    )
+    assert "No annotator spoke" in page.inner_text(".live-say")
+    assert page.input_value("#live-text") == text
+    assert silent not in page.evaluate(SHOWN, "mix") != before
+
+
+def test_what_fits_is_measured_anew_for_another_width_and_not_while_a_phones_bar_goes(visit):
+    page, _ = visit(width=390)
+    assert "native code" in page.evaluate("() => String(window.open)")
+    again = "() => document.documentElement.classList.contains('fitted')"
+    page.wait_for_function(again)
+    page.evaluate("() => document.documentElement.classList.remove('fitted')")
+    for width, fitted in ((390, False), (400, True)):
+        page.set_viewport_size({"width": width, "height": 800})
+        page.evaluate("() => new Promise((done) => requestAnimationFrame(() => setTimeout(done, 50)))")
+        assert page.evaluate(again) == fitted
 
 
 def test_a_run_that_the_script_cannot_compute_is_refused(tmp_path):
