@@ -16,6 +16,7 @@ CARD, CARD_ALT = (
     "A reference dress, a modification text, and the first five answers of a search.",
 )
 LONGEST = 158  # letters of a description that searches show
+SYMBOLS = re.compile(r"\s*\\\(.*?\\\)")  # which only MathJax can read
 
 
 class Site(NamedTuple):
@@ -74,7 +75,8 @@ def _meta(page: BeautifulSoup, **attributes: str) -> None:
 
 def first_words(page: Tag) -> str:
     """Return the beginning of what a page says, in whole sentences where that goes, else in whole words."""
-    said = [" ".join(part.get_text().split()) for part in page.select("article p:not([class])")]
+    parts = page.select("article p:not([class])")
+    said = [" ".join(SYMBOLS.sub("", part.get_text()).split()) for part in parts]
     text = " ".join([paragraph for paragraph in said if paragraph][:3])
     if len(text) <= LONGEST:
         return text

@@ -183,6 +183,12 @@ def test_a_long_beginning_is_cut_between_words(rendered):
     assert re.search(r"(many|words,) \.\.\.$", text)
 
 
+def test_a_symbol_that_only_mathjax_reads_is_no_part_of_a_description(rendered):
+    put(rendered, "book/index", r"<p>A weight <span class='math'>\(\lambda\)</span>, one a query.</p>")
+    page, _ = finished(rendered, "book/index")
+    assert page.select_one("meta[name=description]")["content"] == "A weight, one a query."
+
+
 def test_prose_that_names_a_notebook_leads_there(rendered):
     body = "<p>See notebooks 01, 02 and 09, and Notebook\n02.</p><pre>notebook 02</pre><h2>notebook 02</h2>"
     put(rendered, "notebooks/01_one", body)
