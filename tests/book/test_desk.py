@@ -1,12 +1,13 @@
 """The search desk, driven as a reader drives it: what it shows is dwclib's own ranking."""
 
 import re
+from pathlib import Path
 
 import pytest
 import torch
 
 from dwclib.book import cards
-from dwclib.book.desk import FREE, SearchDesk
+from dwclib.book.desk import EMPTY, FREE, SILENT, SearchDesk
 from dwclib.combiner import combine
 from dwclib.errors import ConfigError
 from dwclib.retrieval import rank
@@ -152,3 +153,10 @@ def test_a_run_without_these_parts_is_refused(tmp_path):
     config = SMOKE.but(model={"editors": "image"})
     with pytest.raises(ConfigError, match="editors"):
         SearchDesk(Run(config, tmp_path / "run", device="cpu"))
+
+
+def test_the_desk_says_what_the_page_says():
+    script = (Path(__file__).resolve().parents[2] / "book" / "_static" / "live.js").read_text(
+        encoding="utf-8"
+    )
+    assert [said for said in (EMPTY, SILENT, FREE) if f'"{said}"' not in script] == []
