@@ -126,7 +126,8 @@
   // The sentence under a figure; a number in it can be read exactly by a program.
   const sentence = (form) => form.appendChild(html("p", { class: "dial-said", role: "status" }));
   const number = (fact, value, digits = 2) => html("data", { "data-fact": fact, value }, written(value, digits));
-  const percent = (fact, value) => html("data", { "data-fact": fact, value }, `${written(100 * value, 0)}\u00a0%`);
+  const percent = (fact, value, digits = 0) =>
+    html("data", { "data-fact": fact, value }, `${written(100 * value, digits)}\u00a0%`);
 
   // Let a pointer take what is next to it and pull it; each grip says where it is, and goes where it is told.
   function pull(stage, grips) {
@@ -352,7 +353,7 @@
       said.replaceChildren(
         "KL(b ‖ a), the loss: ", number("loss", divergence(b(), a()), 3), " nats; the other way round it would be ",
         number("reverse", divergence(a(), b()), 3), ". Shares of A, B, C: teacher ", shares(b()), "; student ", shares(a()),
-        `; after ${steps.length} steps.`,
+        `. Steps taken: ${steps.length}.`,
       );
     };
   }
@@ -408,7 +409,7 @@
         ...over(186, region, "bar mix"),
       );
       said.replaceChildren(
-        "In the region: ", percent("inside", inside), " of the word's attention, ", percent("even", even),
+        "In the region: ", percent("inside", inside, 1), " of the word's attention, ", percent("even", even, 1),
         " of the picture: a lift of ", number("lift", even ? inside / even : 0), ". The darkest place has ",
         number("most", most, 3), ", the palest ", number("least", least, 3), ".",
       );

@@ -198,6 +198,14 @@ def test_the_world_has_the_photo_and_the_text_of_its_dials(page):
     assert box.locator("[data-fact=text]").inner_text() == TEXTS[0]
 
 
+def test_small_shares_are_written_with_a_digit_more_and_a_step_is_counted(page):
+    press(page, "words", [("1. is", "ArrowRight")])
+    told = page.locator(".dial[data-dial=words] [data-fact=inside]").inner_text()
+    assert re.fullmatch(r"\d+\.\d\s%", told)
+    press(page, "lesson", [("From the start", "Enter"), (STEP, "Enter")])
+    assert page.locator(".dial[data-dial=lesson] .dial-said").inner_text().endswith("Steps taken: 1.")
+
+
 def by_mouse(page, x, y):
     page.mouse.move(x, y)
     page.mouse.down()
