@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 from bs4 import BeautifulSoup
 from bs4.element import NavigableString, PageElement
 
-from dwclib.book.head import Site, describe, draw_card, write_map
+from dwclib.book.head import Site, describe, draw_card, seen_from, write_map
 from dwclib.book.tables import tidy_table
 from dwclib.book.weight import lighten_picture, thin_icons, thin_pictures
 from dwclib.files import atomic
@@ -90,9 +89,7 @@ def _linked(page: BeautifulSoup, text: str, path: Path, places: dict[str, Path])
     end = 0
     for number in (one for named in NAMED.finditer(text) for one in NUMBER.finditer(text, *named.span())):
         if file := places.get(number[0][-2:]):
-            link = page.new_tag(
-                "a", href=Path(os.path.relpath(file, path.parent)).as_posix(), string=number[0]
-            )
+            link = page.new_tag("a", href=seen_from(path.parent, file), string=number[0])
             parts += [NavigableString(text[end : number.start()]), link]
             end = number.end()
     return [*parts, NavigableString(text[end:])]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 
+from dwclib.book.head import shortened
 from dwclib.book.notebooks import SOLUTION, Cell, source_of, tags_of
 
 CHECK = re.compile(r"defines (check_\w+)")
@@ -46,5 +47,4 @@ def _purpose(source: str) -> str:
 
 def _short(text: str, longest: int = 100) -> str:
     """Return the first sentence, or as much of it as fits on one line."""
-    first = re.split(r"[.;]\s", text.replace("\n", " "), maxsplit=1)[0].rstrip(".")
-    return first if len(first) <= longest else first[: longest - 4].rpartition(" ")[0] + " ..."
+    return shortened(re.split(r"[.;]\s", text.replace("\n", " "), maxsplit=1)[0].rstrip("."), longest)

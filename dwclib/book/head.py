@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -41,6 +42,16 @@ class Site(NamedTuple):
         return self.base + page.relative_to(self.folder).as_posix()
 
 
+def seen_from(folder: Path, file: Path) -> str:
+    """Return a file's address on a page of a folder, with the slashes of the web."""
+    return Path(os.path.relpath(file, folder)).as_posix()
+
+
+def shortened(text: str, longest: int) -> str:
+    """Return as many whole words of a text as fit into so many letters."""
+    return text if len(text) <= longest else text[: longest - 4].rpartition(" ")[0] + " ..."
+
+
 def describe(page: BeautifulSoup, path: Path, site: Site) -> None:
     """Say in a page's head what it is about, for searches and for who is sent a link.
 
@@ -78,10 +89,8 @@ def first_words(page: Tag) -> str:
     parts = page.select("article p:not([class])")
     said = [" ".join(SYMBOLS.sub("", part.get_text()).split()) for part in parts]
     text = " ".join([paragraph for paragraph in said if paragraph][:3])
-    if len(text) <= LONGEST:
-        return text
-    whole = re.match(rf"(.{{60,{LONGEST}}}[.?!])\s", text)
-    return whole[1] if whole else text[: LONGEST - 4].rpartition(" ")[0] + " ..."
+    whole = re.match(rf"(.{{60,{LONGEST}}}[.?!])\s", text) if len(text) > LONGEST else None
+    return whole[1] if whole else shortened(text, LONGEST)
 
 
 def write_map(site: Site) -> None:

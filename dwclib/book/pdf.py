@@ -13,6 +13,7 @@ from urllib.parse import unquote
 from bs4 import BeautifulSoup, Tag
 
 from dwclib.book.execute import BookError
+from dwclib.book.head import seen_from
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Playwright
@@ -147,7 +148,7 @@ def _lead(part: Tag, path: Path, html: Path, marks: Mapping[Path, str]) -> None:
             if file in marks:
                 tag[name] = f"#{marks[file]}--{place}" if place else f"#{marks[file]}"
             else:
-                tag[name] = Path(os.path.relpath(file, html)).as_posix()
+                tag[name] = seen_from(html, file)
 
 
 def _target(address: str, page: Path) -> tuple[Path, str]:
@@ -163,8 +164,7 @@ def _link(home: Path, pdf: Path) -> None:
     for old in page.select("p.whole-book"):
         old.decompose()
     size = pdf.stat().st_size / 1e6
-    address = Path(os.path.relpath(pdf, home.parent)).as_posix()
-    link = page.new_tag("a", href=address, string="The whole book as one PDF")
+    link = page.new_tag("a", href=seen_from(home.parent, pdf), string="The whole book as one PDF")
     line = page.new_tag("p", attrs={"class": "whole-book"})
     line.extend([link, f" ({size:.1f} MB)"])
     page.select("article h1")[0].insert_after(line)

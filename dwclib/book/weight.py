@@ -13,6 +13,7 @@ from urllib.parse import unquote
 from bs4 import Tag
 
 from dwclib.book.execute import BookError
+from dwclib.book.head import seen_from
 
 ICON = re.compile(r"\bfa-([a-z0-9-]+)")
 RULE = re.compile(r'(?:\.fa-[\w-]+:before,?)+\{content:"[^"]*"\}')
@@ -127,7 +128,7 @@ def lighten_picture(picture: Tag, page: Path, html: Path) -> None:
     file = _file_of(str(picture["src"]), page, html)
     if file is None:
         return
-    picture["src"] = Path(os.path.relpath(file, page.parent)).as_posix()
+    picture["src"] = seen_from(page.parent, file)
     picture["width"], picture["height"] = map(str, _size_of(file))
     picture["decoding"], picture["loading"] = "async", "lazy"
 
