@@ -157,7 +157,8 @@ class SearchDesk:
         Parameters
         ----------
         reference : one of the dataset's images.
-        text : what to ask; the first that an annotator wrote about it, by default.
+        text : what to ask; the first that an annotator wrote about it, by default; without one, what could be
+            read last.
         """
         self.reference = reference
         for picture, button in self.starts.items():
@@ -167,7 +168,7 @@ class SearchDesk:
         for button in self.suggestions.children:
             button.close()
         self.suggestions.children = [self._suggestion(one) for one in own]
-        _set(self.text, text or (own[0] if own else self.text.value), self._ask)
+        _set(self.text, text or (own[0] if own else self.read), self._ask)
         if not (own or self.say.value):
             self.say.value = SILENT
 
@@ -216,6 +217,7 @@ class SearchDesk:
         if self.say.value:
             return
         reference, text = self.reference, self.text.value.strip()
+        self.read = text
         self.asked = self.searcher.ask(reference, text)
         known = (query.right for query in self.queries if query[:2] == (reference, text))
         self.right = next(known, None)

@@ -71,14 +71,17 @@ def empty_cache() -> str:
     Raises
     ------
     ConfigError
-        When the folder holds anything else: then it may be a folder of the user's. Also when a part stays: a
-        link, or what another program uses.
+        When the folder holds anything else, or no pictures of SynthFashion: then it may be the user's. Also
+        when a part stays: a link, or what another program uses.
     """
     from dwclib.files import cache_folder
 
     folder = cache_folder()
     if others := sorted({path.name for path in folder.iterdir()} - set(CACHES)):
         problem = f"it holds what the book did not put there, such as {others[0]}"
+        raise ConfigError(problem, where=folder, remedy="Remove by hand what may go.")
+    if any(folder.iterdir()) and not (folder / "synthfashion").is_dir():
+        problem = "nothing shows that this is the book's cache: no folder 'synthfashion' is in it"
         raise ConfigError(problem, where=folder, remedy="Remove by hand what may go.")
     told = _size(folder)
     for name in CACHES:

@@ -256,10 +256,12 @@ def first_answer(run: Run, dataset: SynthFashion, words: Iterable[str], size: in
 def checked_dataset(run: Run) -> SynthFashion:
     """Return what a run searches, or raise ConfigError where the page cannot compute its queries."""
     dataset, model = run.evaluation.dataset, run.config.model
-    differs = [name for name, value in NEEDED.items() if getattr(model, name) != value]
+    differs = [
+        f"{name} {found!r}" for name, value in NEEDED.items() if (found := getattr(model, name)) != value
+    ]
     if "clip" not in model.streams or differs or not isinstance(dataset, SynthFashion):
         raise ConfigError(
-            f"the page cannot compute a run of {', '.join(differs) or dataset.name}, {brief(model.streams)}",
+            f"a run of {', '.join(differs) or dataset.name}, streams {brief(model.streams)}, cannot be computed",
             where=run.folder,
             remedy="Give a run of DWC's CLIP stream on SynthFashion with all its parts.",
         )

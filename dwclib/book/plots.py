@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from textwrap import fill
 from typing import Any
 
@@ -12,6 +13,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb, to_rgba
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation
 
 from dwclib.data.triplets import Triplets
 from dwclib.experiments.statistics import Comparison, Interval
@@ -240,6 +242,28 @@ def curve(
         label, (x[-1], mean[-1]), xytext=(5, 0), textcoords="offset points", color=readable(color),
         va="center", **AS_IT_IS,
     )  # fmt: skip
+
+
+def part_labels(axis: Axes, *, gap: float = 11.0) -> None:
+    """Move the labels of `curve` up and down until none lies on another; call it last.
+
+    Parameters
+    ----------
+    axis : where they are.
+    gap : between their middles, in points.
+    """
+    figure = axis.get_figure(root=True)
+    assert figure is not None
+    figure.draw_without_rendering()  # so that the axis has its place
+    labels = [text for text in axis.texts if isinstance(text, Annotation) and text.get_text()]
+    middles = [axis.transData.transform(label.xy)[1] * 72 / figure.dpi for label in labels]
+    order, places = np.argsort(middles, kind="stable"), np.array(middles)
+    for _ in range(100):
+        for low, high in pairwise(order):
+            short = max(0.0, gap - (places[high] - places[low]))
+            places[[low, high]] += (-short / 2, short / 2)
+    for label, middle, place in zip(labels, middles, places, strict=True):
+        label.set_position((5, place - middle))
 
 
 def readable(color: str | Sequence[float]) -> str:

@@ -140,6 +140,15 @@ def test_what_cannot_be_read_is_told_in_a_sentence_and_the_answers_stay(desk, da
     assert desk.say.value == ""
 
 
+def test_a_garment_without_texts_is_asked_what_could_be_read_last(desk, dataset):
+    asked(desk, dataset, 1)
+    readable = desk.text.value
+    silent = next(one for one in range(len(dataset.scenes)) if one not in set(dataset.references))
+    desk.text.value = "is sparkly"
+    desk.choose(silent)
+    assert (desk.text.value, desk.asked.reference) == (readable, silent)
+
+
 def test_where_no_kernel_runs_the_same_first_answers_are_shown_each_time(run):
     first, second = SearchDesk(run), SearchDesk(run)
     shown = first._repr_mimebundle_()

@@ -103,7 +103,7 @@ def test_a_cache_that_cannot_be_read_is_told(clone):
 
 
 def filled(folder):
-    for name in ("features/a.safetensors", "runs/1/step/b", "experiments/c.lock"):
+    for name in ("features/a.safetensors", "runs/1/step/b", "synthfashion/c.npz"):
         (folder / name).parent.mkdir(parents=True)
         (folder / name).write_text("12345")
     return folder
@@ -121,6 +121,14 @@ def test_a_folder_with_anything_else_in_it_is_left_alone(tmp_path):
     assert found.returncode == 2
     assert "did not put there, such as thesis" in found.stderr
     assert len([path for path in (tmp_path / "mine").rglob("*") if path.is_file()]) == 3
+
+
+def test_a_folder_that_only_has_names_of_the_caches_is_left_alone(tmp_path):
+    shutil.rmtree(filled(tmp_path / "mine") / "synthfashion")
+    found = run(ROOT, "empty-cache", DWC_CACHE=str(tmp_path / "mine"))
+    assert found.returncode == 2
+    assert "nothing shows that this is the book's cache" in found.stderr
+    assert (tmp_path / "mine" / "runs" / "1" / "step" / "b").exists()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need a right there")

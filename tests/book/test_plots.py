@@ -1,4 +1,5 @@
 import dataclasses
+from itertools import combinations
 
 import matplotlib as mpl
 
@@ -106,6 +107,20 @@ def test_a_curve_shows_means_intervals_and_its_name():
     band = axis.collections[0].get_paths()[0].vertices
     assert (band[:, 1].min(), band[:, 1].max()) == (0.5, 3.0)
     assert "beside it" in texts(figure)
+
+
+def test_labels_of_curves_that_end_together_are_parted():
+    figure, axis = plt.subplots()
+    for name, end in (("one", 0.5), ("two", 0.51), ("three", 0.505), ("four", 0.9)):
+        plots.curve(axis, [0, 1], [Interval(end, end, end)] * 2, label=name)
+    before = axis.texts[3].get_position()
+    plots.part_labels(axis)
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in axis.texts]
+    assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
+    assert boxes[1].y0 > boxes[2].y0 > boxes[0].y0  # in the curves' order
+    assert axis.texts[3].get_position() == before
+    plt.close(figure)
 
 
 def test_a_forest_has_a_row_and_a_colour_for_every_verdict():
