@@ -260,8 +260,9 @@ def checked_dataset(run: Run) -> SynthFashion:
         f"{name} {found!r}" for name, value in NEEDED.items() if (found := getattr(model, name)) != value
     ]
     if "clip" not in model.streams or differs or not isinstance(dataset, SynthFashion):
+        what = ", ".join(differs) or dataset.name
         raise ConfigError(
-            f"a run of {', '.join(differs) or dataset.name}, streams {brief(model.streams)}, cannot be computed",
+            f"a run of {what}, streams {brief(model.streams)}, cannot be computed",
             where=run.folder,
             remedy="Give a run of DWC's CLIP stream on SynthFashion with all its parts.",
         )
