@@ -47,6 +47,18 @@ MEASURE = """() => ({
   text: document.querySelector('article').innerText,
   paper: getComputedStyle(document.body).backgroundColor,
 })"""
+# Pairs of texts of which a tenth or more of the smaller lies in the other's box.
+OVERLAPS = """() => {
+  const texts = [...document.querySelectorAll('g[id^=text_]')];
+  const boxes = texts.map(text => [text.id, text.getBoundingClientRect()]);
+  const shared = (a, b, from, to) => Math.max(0, Math.min(a[to], b[to]) - Math.max(a[from], b[from]));
+  const found = [];
+  boxes.forEach(([one, a], number) => boxes.slice(number + 1).forEach(([other, b]) => {
+    const area = shared(a, b, 'left', 'right') * shared(a, b, 'top', 'bottom');
+    if (area > 0.1 * Math.min(a.width * a.height, b.width * b.height)) found.push([one, other]);
+  }));
+  return found;
+}"""
 SERIOUS = ("serious", "critical")
 LIGHT = 600 * 1024  # bytes, compressed, before the reader scrolls
 SIDEWAYS = """() => {
@@ -283,12 +295,26 @@ def test_folds_say_what_is_in_them_and_a_notebook_that_is_named_is_linked(smoke_
     assert {number for text in named for number in re.findall(r"otebook (\d\d)", text)} <= {own}
 
 
+def figures(path):
+    outputs = [o for c in read_notebook(BOOK.executed(path))["cells"] for o in c.get("outputs", [])]
+    return ["".join(output.get("data", {}).get("image/svg+xml", "")) for output in outputs]
+
+
+@pytest.mark.parametrize("path", BOOK.notebooks, ids=lambda path: path.stem)
+def test_no_text_in_a_figure_lies_on_another(browser, smoke_site, path):
+    page = browser.new_page()
+    for drawn in filter(None, figures(path)):
+        page.set_content(drawn)
+        assert page.evaluate(OVERLAPS) == []
+    page.close()
+
+
 @pytest.mark.parametrize("path", BOOK.notebooks, ids=lambda path: path.stem)
 def test_text_in_figures_is_read_on_the_paper(smoke_site, path):
-    outputs = [o for c in read_notebook(BOOK.executed(path))["cells"] for o in c.get("outputs", [])]
-    drawn = ["".join(output.get("data", {}).get("image/svg+xml", "")) for output in outputs]
     colours = {
-        c for one in drawn for c in re.findall(r'<g id="text_\d+">.{0,200}?fill: (#\w{6})', one, re.DOTALL)
+        c
+        for one in figures(path)
+        for c in re.findall(r'<g id="text_\d+">.{0,200}?fill: (#\w{6})', one, re.DOTALL)
     }
     assert {
         c for c in colours - {"#ffffff"} if plots.contrast(c) < 4.5
