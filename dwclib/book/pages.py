@@ -215,7 +215,7 @@ from the stored rows each time the book is built. Other pages quote a verdict fr
   an effect, but it is too small to be worth the name. What is measured in hundredths (of a weight, a distance
   or a correlation) has the same rule, and the words *of a hundredth or more*;
 - **cannot tell** for everything else: these runs leave it open;
-- **not testable here** if nothing in this world could tell.
+- **not testable here** if nothing in this world could tell, or it was not run: the row says which.
 
 The interval is the wider one of two: Student's t over seeds, and a bootstrap over seeds and queries (notebook
 11 derives both).
