@@ -361,7 +361,9 @@
     else if (button?.matches(".live-learned")) touched(() => ((weight.value = query.lambda), weigh()));
     else if (button) touched(() => ask((text.value = button.textContent)));
   });
-  form.addEventListener("focusin", () => touched());
+  // Who only passes by with the tabulator has touched nothing.
+  form.addEventListener("pointerdown", () => touched());
+  text.addEventListener("input", () => touched());
   weight.addEventListener("input", () => touched(weigh));
   part("fieldset").disabled = false;
 

@@ -95,7 +95,7 @@ def visit(browser, site):
 
 def load(page):
     """Touch the page, and wait until it is alive."""
-    page.focus("#live-weight")
+    page.click("#live-text")
     page.wait_for_selector("form.loaded")
 
 
@@ -129,6 +129,9 @@ def test_the_first_answer_is_there_before_a_weight_is_loaded_and_stays_when_they
     text, before = page.input_value("#live-text"), page.evaluate(SHOWN, "mix")
     row = next(i for i, query in enumerate(queries) if query[:2] == (reference, text))
     said = page.inner_text(".live-said")
+    page.focus("#live-text")
+    page.keyboard.press("Tab")  # who only passes by loads nothing
+    page.wait_for_timeout(100)
     assert not any("/live/" in url for url in asked)
     assert before == expected[2][row].tolist()
     assert page.inner_text("output") == f"{float(expected[1][row]):.2f}"
@@ -255,7 +258,7 @@ def test_what_does_not_arrive_is_told_and_may_come_later(visit, site, name):
     page, _ = visit()
     before, part = page.evaluate(SHOWN, "mix"), site.parent / "_static" / "live" / name
     away = part.rename(part.with_suffix(".away"))
-    page.focus("#live-text")
+    page.click("#live-text")
     page.wait_for_function("() => document.querySelector('.live-say').innerText.includes('did not arrive')")
     away.rename(part)
     assert page.evaluate(SHOWN, "mix") == before
