@@ -149,5 +149,7 @@ _ONE = """<div class="dwc-query" data-place="{place}" data-ranks="{ranks}" data-
 aria-label="Weight of the image" aria-valuetext="{said}">
 {tick}
 <div class="dwc-ends"><span>text alone</span><output>{said}</output><span>image alone</span></div>
+<noscript><p>JavaScript is off: the answers are those of the learned weight,
+and the slider moves nothing.</p></noscript>
 </div>
 """

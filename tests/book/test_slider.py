@@ -114,8 +114,9 @@ def visit(browser, address):
     """Open the page; return it with what it asked for, and its errors."""
     contexts = []
 
-    def open_page(*, width=1280, scheme="light"):
-        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    def open_page(*, width=1280, scheme="light", **options):
+        shown = {"viewport": {"width": width, "height": 900}, "color_scheme": scheme}
+        context = browser.new_context(**shown, **options)
         contexts.append(context)
         page, asked = context.new_page(), []
         page.on("request", lambda request: asked.append(request.url))
@@ -183,6 +184,12 @@ def test_five_queries_can_be_chosen_and_one_is_shown(visit):
     page, _ = visit()
     assert page.eval_on_selector_all("option", "all => all.map(o => o.textContent)") == list(QUERIES)
     assert page.locator(".dwc-query:visible").count() == 1
+
+
+def test_without_javascript_it_says_that_nothing_moves(visit):
+    page, _ = visit(java_script_enabled=False)
+    assert "the slider moves nothing" in page.inner_text(".dwc-query:visible noscript")
+    assert page.locator(".dwc-query:visible [data-places]:visible").count() == 6
 
 
 def test_the_desk_shows_how_it_begins(visit):
