@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 from typing import Any
 
@@ -31,8 +29,6 @@ def _plain(array: Any) -> Any:
 
 def in_one_row(*pictures: UInt8[np.ndarray, "h w 3"]) -> str:
     """Return pictures side by side, as one image whose address holds it all."""
-    from PIL import Image
+    from dwclib.book.cards import address
 
-    file = io.BytesIO()
-    Image.fromarray(np.concatenate(pictures, axis=1)).save(file, "webp", quality=80)
-    return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return address(np.concatenate(pictures, axis=1))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from unreadable import unreadable
 
 from dwclib.book import cards
 from dwclib.book.desk import EMPTY, FREE, SILENT, SearchDesk
@@ -117,24 +118,13 @@ def test_a_text_of_the_readers_own_is_answered_and_not_judged(desk, dataset):
     assert "dwc-card right" not in desk.mix.value + desk.ends.value
 
 
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ("", "Say what should change"),
-        (" , . ", "Say what should change"),
-        ("red " * 200, "reads 62 pieces of words, and these are 200"),
-        ("is red 👗", "leave out “👗”"),
-        ("is sparkly", "never read that word: “sparkly”"),
-        ("is sparkly and constructor", "never read these words: “sparkly”, “constructor”"),
-        ("<b>is</b>", "&lt;b&gt;"),
-    ],
-    ids=["empty", "signs", "200 words", "emoji", "a word", "two words", "HTML"],
-)
+@unreadable
 def test_what_cannot_be_read_is_told_in_a_sentence_and_the_answers_stay(desk, dataset, text, says):
     asked(desk, dataset, 1)
     before = desk.mix.value
     desk.text.value = text if text != desk.text.value else f"{text} "
     assert says in desk.say.value
+    assert "<b>" not in desk.say.value
     assert desk.mix.value == before
     desk.text.value = "Is red."
     assert desk.say.value == ""

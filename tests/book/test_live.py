@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from unreadable import unreadable
 
 from dwclib.book.live import queries_of, write_live
 from dwclib.errors import ConfigError
@@ -222,19 +223,7 @@ def test_the_page_fits_a_phone_in_both_modes(visit, name, scheme):
         assert (ink - paper > 300) if scheme == "dark" else (paper - ink > 300)
 
 
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ("", "Say what should change"),
-        (" , . ", "Say what should change"),
-        ("red " * 200, "reads 62 pieces of words, and these are 200"),
-        ("is red 👗", "leave out “👗”"),
-        ("is sparkly", "never read that word: “sparkly”"),
-        ("is sparkly and constructor", "never read these words: “sparkly”, “constructor”"),
-        ("<b>is</b>", "never read"),
-    ],
-    ids=["empty", "signs", "200 words", "emoji", "a word", "two words", "HTML"],
-)
+@unreadable
 def test_what_cannot_be_read_is_told_with_what_to_do_and_the_answers_stay(visit, text, says):
     page, asked = visit()
     load(page)
