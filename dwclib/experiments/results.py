@@ -133,12 +133,13 @@ class Results:
         variant, over : the two.
         setting, over_setting : in which setting of the dials each; the first, and the same, by default.
         of : the results of another grid, where `over` is one of that; the seeds that both have are paired.
-        named : keys in which the two may differ besides, such as "model.streams".
+        named : what the two may differ in besides: keys, such as "model.streams", or "device".
 
         Raises
         ------
         ConfigError
-            When the stored configurations differ in a key that neither variants nor settings declare.
+            When the stored configurations differ in a key that neither variants nor settings declare, or a
+            CPU has trained the one and a GPU the other.
         """
         other, rows = of or self, self.runs_of(variant, setting)
         found = list(zip(rows, other.runs_of(over, over_setting or setting), strict=False))
@@ -164,10 +165,10 @@ class Results:
         ----------
         variant, over, setting, over_setting, of : as `pairs` takes them.
         stream, over_stream : of each; the same by default. Where both are given, a run of one stream may be
-            compared with one of both.
+            compared with one of both, whatever trained them.
         **options : "k" and "group", as `hits` takes them.
         """
-        named = ("model.streams",) if over_stream else ()
+        named = ("model.streams", "device") if over_stream else ()
         found = self.pairs(variant, over, setting, over_setting=over_setting, of=of, named=named)
         rows, rivals = zip(*found, strict=True)
         other = (of or self)._found(list(rivals), over_stream or stream, **options)
@@ -200,7 +201,9 @@ def _check_pair(*pair: tuple[Row, Grid], named: tuple[str, ...] = ()) -> None:
     """Refuse to compare two rows that differ in more than is named, or declared by variant and setting."""
     one, other = (parse_config(row["config"], "a stored row") for row, _ in pair)
     declared = set(named).union(*(_declared_by(grid, row) for row, grid in pair))
-    if more := [key for key in differing(one, other) if key not in declared]:
+    devices = {row["device"].partition(",")[0] for row, _ in pair}  # such as CPU
+    unlike = differing(one, other) + ["device"] * (len(devices) > 1)
+    if more := [key for key in unlike if key not in declared]:
         raise ConfigError(
             f"{pair[0][0]['variant']!r} and {pair[1][0]['variant']!r} differ in {', '.join(more)} too",
             where=" and ".join(dict.fromkeys(f"grid {grid.name}" for _, grid in pair)),

@@ -30,7 +30,7 @@ def _results(grid: Grid) -> Results:
             for stream, found in ranks.items()
         }
         packed = {stream: pack(found) for stream, found in ranks.items()}
-        row = {"variant": cell.variant, "setting": cell.setting, "seed": cell.seed}
+        row = {"variant": cell.variant, "setting": cell.setting, "seed": cell.seed, "device": "CPU, 2 cores"}
         rows.append({**row, "config": cell.config.model_dump(), "ranks": packed, "metrics": metrics})
     return Results(grid, rows)
 
@@ -86,6 +86,16 @@ def test_a_stored_row_of_another_seed_or_configuration_is_not_compared(section, 
     found.rows[0]["config"][section][key] = value
     with pytest.raises(ConfigError, match=f"{section}.{key} too"):
         found.pairs("full", "hard labels")
+
+
+def test_a_run_of_a_gpu_is_compared_with_a_cpus_only_where_the_comparison_names_the_streams():
+    found = _results(GRID)
+    found.rows[0]["device"] = "CPU, 16 cores"
+    found.pairs("full", "hard labels")
+    found.rows[0]["device"] = "NVIDIA H200"
+    with pytest.raises(ConfigError, match="'full' and 'hard labels' differ in device too"):
+        found.gain("full", "hard labels")
+    assert found.ahead("full", "hard labels", stream="clip", over_stream="cnn").shape == (3, 40)
 
 
 def test_keys_that_differ_are_named():
