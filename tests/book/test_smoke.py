@@ -295,6 +295,22 @@ def test_folds_say_what_is_in_them_and_a_notebook_that_is_named_is_linked(smoke_
     assert {number for text in named for number in re.findall(r"otebook (\d\d)", text)} <= {own}
 
 
+# What a caption may call a colour. A sentence of what may be found names colours that need not be drawn; the
+# two ends of a colour map are pixels.
+NAMED = {"green": {plots.MIX}, "blue": {plots.IMAGE}, "orange": {plots.TEXT, "#E69F00"}, "amber": {"#E69F00"},
+         "grey": {plots.GREY}, "pink": {"#AA4C82"}, "black": {plots.INK}}  # fmt: skip
+CONDITIONAL = re.compile(r"if found|supported|detectably|red:")
+
+
+def captioned(path):
+    """Return the caption and the drawing of each figure that has both."""
+    for cell in read_notebook(BOOK.executed(path))["cells"]:
+        drawn = "".join("".join(o.get("data", {}).get("image/svg+xml", "")) for o in cell.get("outputs", []))
+        caption = cell["metadata"].get("mystnb", {}).get("figure", {}).get("caption", "")
+        if caption and drawn:
+            yield caption, drawn
+
+
 def figures(path):
     outputs = [o for c in read_notebook(BOOK.executed(path))["cells"] for o in c.get("outputs", [])]
     return ["".join(output.get("data", {}).get("image/svg+xml", "")) for output in outputs]
@@ -307,6 +323,15 @@ def test_no_text_in_a_figure_lies_on_another(browser, smoke_site, path):
         page.set_content(drawn)
         assert page.evaluate(OVERLAPS) == []
     page.close()
+
+
+@pytest.mark.parametrize("path", BOOK.notebooks, ids=lambda path: path.stem)
+def test_a_colour_that_a_caption_names_is_drawn(smoke_site, path):
+    for caption, drawn in captioned(path):
+        told = " ".join(s for s in re.split(r"(?<=\.) ", caption) if not CONDITIONAL.search(s)).lower()
+        named = {name: hues for name, hues in NAMED.items() if re.search(rf"\b{name}\b", told)}
+        absent = [name for name, hues in named.items() if not any(h.lower() in drawn.lower() for h in hues)]
+        assert absent == [], caption
 
 
 @pytest.mark.parametrize("path", BOOK.notebooks, ids=lambda path: path.stem)
