@@ -53,6 +53,12 @@ def finish(rendered: Path, html: Path, *, base: str = "") -> None:
 def _finish_page(page: BeautifulSoup, path: Path, site: Site) -> None:
     for script in page.select('script[src*="fontawesome.js"]'):
         script.decompose()
+    for script in page.select('head script[src]:not([src*="documentation_options.js"])'):
+        script["defer"] = (
+            ""  # the page is drawn before they are read; what stands in the page needs the options
+        )
+    for logo in page.select("img.logo__image"):
+        logo["width"] = logo["height"] = "64"  # its shape is known before it is there: nothing jumps
     for icon in page.select('[class*="fa-"]'):
         icon["aria-hidden"] = "true"
     for fold in page.select("details > summary[aria-label]"):

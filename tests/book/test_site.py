@@ -22,7 +22,8 @@ STATIC = Path(__file__).resolve().parents[2] / "book" / "_static"
 BASE = "https://me.github.io/book/"
 STYLE = """.fa-sun:before{content:"\\f185"}.fa-moon:before{content:"\\f186"}.x:after{content:"\\f107"}
 @font-face{src:url(../vendor/fontawesome/webfonts/fa-solid-900.woff2) format("woff2")}"""
-HEAD = '<head><title>A page</title><script src="../_static/scripts/fontawesome.js"></script></head>'
+SCRIPTS = ("_static/scripts/fontawesome.js", "_static/documentation_options.js", "searchindex.js")
+HEAD = "<head><title>A page</title>" + "".join(f"<script src='../{s}'></script>" for s in SCRIPTS) + "</head>"
 
 
 def png(colour="red", size=(40, 30)):
@@ -108,6 +109,14 @@ def test_of_the_icons_the_font_keeps_those_that_are_shown_and_no_script_draws_th
     assert not (site / "_static/scripts/fontawesome.js").exists()
     assert not page.select("script[src*=fontawesome]")
     assert page.select_one(".fa-sun")["aria-hidden"] == "true"
+
+
+def test_a_page_waits_for_no_script_but_the_options_that_it_reads_itself(rendered):
+    page, _ = finished(rendered, "notebooks/01_one")
+    assert {script["src"]: script.has_attr("defer") for script in page.select("head script[src]")} == {
+        "../_static/documentation_options.js": False,
+        "../searchindex.js": True,
+    }
 
 
 def test_pictures_are_small_files_of_a_known_size_that_are_loaded_when_they_come_near(rendered):
