@@ -346,18 +346,24 @@ def test_text_in_figures_is_read_on_the_paper(smoke_site, path):
     } == set()  # white stands on dark cells
 
 
-@pytest.mark.parametrize("name", ["book/index", *NOTEBOOKS[:1]])
+# The backgrounds of outputs, as the colours that the browser paints.
+OUTPUTS = """() => [...document.querySelectorAll('article .output')]
+  .map(output => getComputedStyle(output).backgroundColor).filter(colour => !colour.endsWith(', 0)'))"""
+
+
+@pytest.mark.parametrize("name", PAGES)
 def test_dark_mode_is_dark(visit, name):
     light, _, _ = visit(name)
     dark, _, _ = visit(name, scheme="dark")
     dark.evaluate("() => { document.documentElement.dataset.mode = 'dark'; "
                   "document.documentElement.dataset.theme = 'dark'; }")  # fmt: skip
 
-    def brightness(page):
-        return sum(int(part) for part in re.findall(r"\d+", page.evaluate(MEASURE)["paper"])[:3])
+    def brightness(colour):
+        return sum(int(part) for part in re.findall(r"\d+", colour)[:3])
 
-    assert brightness(light) > 600
-    assert brightness(dark) < 200
+    assert brightness(light.evaluate(MEASURE)["paper"]) > 600
+    assert brightness(dark.evaluate(MEASURE)["paper"]) < 200
+    assert [colour for colour in dark.evaluate(OUTPUTS) if brightness(colour) > 300] == []
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
