@@ -346,8 +346,8 @@ def test_text_in_figures_is_read_on_the_paper(smoke_site, path):
     } == set()  # white stands on dark cells
 
 
-# The backgrounds of outputs, as the colours that the browser paints.
-OUTPUTS = """() => [...document.querySelectorAll('article .output')]
+# The backgrounds of outputs that are seen, as the browser paints them.
+OUTPUTS = """() => [...document.querySelectorAll('article .output')].filter(output => output.clientHeight)
   .map(output => getComputedStyle(output).backgroundColor).filter(colour => !colour.endsWith(', 0)'))"""
 
 
