@@ -36,6 +36,7 @@ class Cell(NamedTuple):
 class _Size(Kept):
     recipe: Plain
     seeds: Annotated[int, Field(ge=1, le=MOST)]
+    epochs: int | None = None  # the recipe's, where none are named
 
 
 class _File(Kept):
@@ -130,10 +131,11 @@ def read_grid(name: str, profile: str, *, folder: Path = GRIDS) -> Grid:
     if (count := len(variants) * len(declared.settings)) > MOST:
         raise ConfigError(f"{count} variants in settings are too many", where=path, remedy=f"Use {MOST}.")
     size = declared.profiles[profile]
+    length = {} if size.epochs is None else {"training": {"epochs": size.epochs}}
     grid = Grid(
         name,
         profile,
-        read_recipe(size.recipe).but(**declared.changes),
+        read_recipe(size.recipe).but(**declared.changes).but(**length),
         variants,
         declared.settings,
         size.seeds,

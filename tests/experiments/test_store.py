@@ -399,12 +399,20 @@ def test_a_damaged_file_is_told_and_left_alone(stored, tmp_path, damage, told):
      ({"profiles": {"smoke": {"recipe": "synthfashion-smoke", "seeds": 0}}}, "seeds"),
      ({"profiles": {"smoke": {"recipe": "synthfashion-smoke", "seeds": 10**30}}}, "seeds"),
      ({"profiles": {"smoke": {"recipe": "../recipes/shoes", "seeds": 2}}}, "recipe"),
+     ({"profiles": {"smoke": {"recipe": "synthfashion-smoke", "seeds": 2, "epochs": 0}}}, "epochs"),
      ({"settings": {str(n): {} for n in range(501)}}, "1002 variants in settings"),
      ({"seed": 3}, "seed")],
 )  # fmt: skip
 def test_a_grid_that_cannot_be_is_refused(tmp_path, changes, told):
     with pytest.raises(ConfigError, match=told):
         _declare(tmp_path, **changes)
+
+
+def test_a_profile_may_train_for_a_length_of_its_own(tmp_path):
+    profiles = {"smoke": {"recipe": "synthfashion-smoke", "seeds": 2, "epochs": 7}}
+    grid = _declare(tmp_path, profiles=profiles, changes={"training": {"epochs": 5}})
+    assert {cell.config.training.epochs for cell in grid.cells()} == {7}
+    assert differing(grid.base, read_recipe("synthfashion-smoke")) == ["training.epochs"]
 
 
 def test_each_variant_is_run_with_each_choice(tmp_path):
