@@ -363,24 +363,25 @@
   function protocol(form, { rules, recalls }) {
     const on = ticks(form, "rules", rules), ks = Object.keys(Object.values(recalls[""])[0]);
     const k = choice(form, "count a hit among the first", ks, "10");
-    const streams = Object.keys(recalls[""]);
-    const stage = figure(form, 40 * streams.length, "A bar for each row of the leaderboard, and a line where it was without the ticks.");
+    const rows = Object.keys(recalls[""]);
+    const stage = figure(form, 40 * rows.length, "A bar for each row of the leaderboard, and a line where it was without the ticks.");
     const said = sentence(form), x = (recall) => 3.56 * recall + 2;
     return () => {
-      const found = recalls[on.value.join(", ")], now = (stream) => found[stream][k.value];
-      const was = (stream) => recalls[""][stream][k.value];
-      const order = [...streams].sort((one, other) => now(other) - now(one));
+      const found = recalls[on.value.join(", ")], now = (name) => found[name][k.value];
+      const was = (name) => recalls[""][name][k.value], by = (recall) => [...rows].sort((one, other) => recall(other) - recall(one));
+      const order = by(now), moved = order.filter((name, row) => name !== by(was)[row]);
       stage.replaceChildren(
-        ...order.flatMap((stream, row) => [
-          write(4, 40 * row + 14, stream),
-          write(356, 40 * row + 14, `${written(now(stream), 1)} (${now(stream) < was(stream) ? "" : "+"}${written(now(stream) - was(stream), 1)})`, "", "end"),
-          box(2, 40 * row + 20, x(now(stream)) - 2, 12, "bar mix"),
-          line(x(was(stream)), 40 * row + 17, x(was(stream)), 40 * row + 35, "ink"),
+        ...order.flatMap((name, row) => [
+          write(4, 40 * row + 14, name),
+          write(356, 40 * row + 14, `${written(now(name), 1)} (${now(name) < was(name) ? "" : "+"}${written(now(name) - was(name), 1)})`, "", "end"),
+          box(2, 40 * row + 20, x(now(name)) - 2, 12, "bar mix"),
+          line(x(was(name)), 40 * row + 17, x(was(name)), 40 * row + 35, "ink"),
         ]),
       );
       said.replaceChildren(
-        `R@${k.value} of one checkpoint, in per cent: `,
-        ...order.flatMap((stream, row) => [row ? ", " : "", `${stream} `, number(`recall ${stream}`, now(stream), 1)]), ".",
+        `R@${k.value}, in per cent: `,
+        ...order.flatMap((name, row) => [row ? ", " : "", `${name} `, number(`recall ${name}`, now(name), 1)]),
+        `. On other places than without the ticks: ${moved.join(", ") || "none"}.`,
       );
     };
   }

@@ -304,7 +304,7 @@ def _execute_one(book: Book, path: Path, values: dict[str, Any], cell_timeout: i
     except papermill.PapermillExecutionError as error:
         number = _source_number(path, values, error.cell_index)
         raise BookError(
-            f"cell {number} failed with {error.ename}: {error.evalue}",
+            f"cell {number} failed with {error.ename}: {error.evalue.rstrip('.')}",
             where=path,
             remedy="Open the notebook in JupyterLab and run it up to that cell.",
         ) from error
