@@ -50,7 +50,9 @@ def _parser() -> argparse.ArgumentParser:
 
     experiment = _command(commands, "experiment", _experiment, "compute the rows of a grid that are missing")
     experiment.add_argument("grid", nargs="*", metavar="NAME", help="of data/experiments/; all by default")
-    experiment.add_argument("--jobs", type=int, default=-1, help="runs at a time, one per core by default")
+    experiment.add_argument(
+        "--jobs", type=int, default=-1, help="runs at a time; by default one per core, and on a GPU one"
+    )
     experiment.add_argument("--minutes", type=float, default=float("inf"), help="begin no run after these")
     experiment.add_argument(
         "--scheduler", metavar="ADDRESS", help="of a Dask cluster that computes, tcp://HOST:PORT"

@@ -39,7 +39,7 @@ def compute(
     else:
         device = _device(device)
         _prepare(cells, device)
-        yield from _in_processes(work, device, jobs=1 if device == "cuda" else jobs)
+        yield from _in_processes(work, device, jobs=1 if device == "cuda" and jobs < 0 else jobs)
 
 
 def _in_processes(work: Iterable[tuple[Cell, bool]], device: str, *, jobs: int) -> Iterator[Row]:

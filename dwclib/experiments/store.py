@@ -54,8 +54,8 @@ def run(
     Parameters
     ----------
     grid : what to run.
-    jobs : processes that work at a time, -1 for one per core. On a CPU each run has one thread, so that a row
-        does not depend on how many run beside it; on a GPU one process runs them all.
+    jobs : processes that work at a time; -1 for one per core, and on a GPU, which all of them share, for one.
+        On a CPU each run has one thread, so that a row does not depend on how many run beside it.
     minutes : after which no further run is begun; the next call goes on.
     folder : of the results.
     device : "cpu" or "cuda"; a GPU where there is one, by default.
