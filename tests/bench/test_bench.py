@@ -133,9 +133,10 @@ def test_peak_memory_counts_what_was_held_and_let_go():
     assert peak_memory()["cpu"] > before + 0.25
 
 
-def test_stored_benchmarks_of_the_book_are_complete():
+def test_stored_benchmarks_of_the_book_are_known_and_those_of_a_cpu_complete():
     stored = benchmarks()
     assert stored
     for machine, entries in stored.items():
-        device = "cpu" if machine.startswith("cpu") else "cuda"
-        assert set(entries) >= {name for name, one in BENCHMARKS.items() if one.only_on in ("", device)}
+        device = "cpu" if machine.startswith("cpu") else "cuda"  # a GPU's time may end before the last one
+        known = {name for name, one in BENCHMARKS.items() if one.only_on in ("", device)}
+        assert set(entries) == known if device == "cpu" else set(entries) <= known
