@@ -295,6 +295,15 @@ def test_folds_say_what_is_in_them_and_a_notebook_that_is_named_is_linked(smoke_
     assert {number for text in named for number in re.findall(r"otebook (\d\d)", text)} <= {own}
 
 
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_of_the_words_that_stand_open_at_most_a_third_are_code(smoke_site, name):
+    page = BeautifulSoup((smoke_site / f"{name}.html").read_text(), "html.parser").select_one("article")
+    for folded in page.select("script, style, svg, details > :not(summary)"):
+        folded.decompose()
+    code = sum(len(cell.get_text().split()) for cell in page.select(".cell_input pre"))
+    assert 0 < 3 * code < len(page.get_text().split())
+
+
 # What a caption may call a colour. A sentence of what may be found names colours that need not be drawn; the
 # two ends of a colour map are pixels.
 NAMED = {"green": {plots.MIX}, "blue": {plots.IMAGE}, "orange": {plots.TEXT, "#E69F00"}, "amber": {"#E69F00"},
