@@ -375,6 +375,13 @@ def test_dark_mode_is_dark(visit, name):
     assert [colour for colour in dark.evaluate(OUTPUTS) if brightness(colour) > 300] == []
 
 
+def test_before_any_script_is_read_one_logo_is_shown(browser, address):
+    with browser.new_context(java_script_enabled=False) as context:
+        page = context.new_page()
+        page.goto(f"{address}/book/index.html")
+        assert page.locator("img.logo__image:visible").count() == 1
+
+
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_each_notebooks_page_says_when_and_on_what_it_was_executed(visit, name):
     page, _, _ = visit(name)
