@@ -174,8 +174,16 @@ class _Plain(pickle._Unpickler):
         else:
             filled.extend(self._values(state[2], state[4]))
 
+    def load_reduce(self) -> None:
+        """Call what stands in for a name of numpy: of all else Python would tell by writing it out."""
+        arguments, called = self.stack.pop(), self.stack[-1]
+        if not (callable(called) and isinstance(arguments, tuple)):
+            raise pickle.UnpicklingError("it calls what is no type of numpy")
+        self.stack[-1] = called(*arguments)
+
     dispatch[pickle.EMPTY_DICT[0]] = load_empty_dict
     dispatch[pickle.DICT[0]] = load_dict
+    dispatch[pickle.REDUCE[0]] = load_reduce
     dispatch[pickle.BUILD[0]] = load_build
 
     def _values(self, kind: Any, data: bytes | str | list[Any]) -> list[Any]:

@@ -266,6 +266,9 @@ DEEP = b"}" + b")" + b"\x85" * 20_000 + b"K\x01s", b"]" * 20_000 + b"a" * 19_999
         (b"\x8f(" + NEST + b"\x90", "it asks for EMPTY_SET"),
         (b"(" + NEST + b"\x91", "it asks for FROZENSET"),
         (b"cnumpy\ndtype\n" + NEST + b"\x85R", "cannot be read"),
+        (NEST + b"K\x01R", "it calls what is no type of numpy"),
+        (NEST + b")R", "it calls what is no type of numpy"),
+        (b"cnumpy\ndtype\n" + b"]" + NEST + b"aR", "it calls what is no type of numpy"),
         (
             b"](" + b"U\xff" + b"a" * 255 + b"q\x03" + U1 + FILL * 1000 + b"e",
             "arrays are longer than the file",
