@@ -202,6 +202,7 @@ def visit(browser, address):
         page.evaluate("() => window.MathJax?.startup?.promise")
         page.evaluate("() => [...document.images].forEach(image => { image.loading = 'eager'; })")
         page.wait_for_function("() => [...document.images].every(image => image.complete)")
+        page.wait_for_function("() => !document.getAnimations().some(one => one instanceof CSSTransition)")
         return page, [e for e in errors if not any(url in e for url in outside)], outside
 
     yield open_page
