@@ -369,7 +369,7 @@
     return () => {
       const found = recalls[on.value.join(", ")], now = (name) => found[name][k.value];
       const was = (name) => recalls[""][name][k.value], by = (recall) => [...rows].sort((one, other) => recall(other) - recall(one));
-      const order = by(now), moved = order.filter((name, row) => name !== by(was)[row]);
+      const order = by(now), before = by(was), moved = order.filter((name, row) => name !== before[row]);
       stage.replaceChildren(
         ...order.flatMap((name, row) => [
           write(4, 40 * row + 14, name),

@@ -53,10 +53,9 @@ def finish(rendered: Path, html: Path, *, base: str = "") -> None:
 def _finish_page(page: BeautifulSoup, path: Path, site: Site) -> None:
     for script in page.select('script[src*="fontawesome.js"]'):
         script.decompose()
+    # The page is drawn before its scripts are read; what stands in the page itself needs the options.
     for script in page.select('head script[src]:not([src*="documentation_options.js"])'):
-        script["defer"] = (
-            ""  # the page is drawn before they are read; what stands in the page needs the options
-        )
+        script["defer"] = ""
     for logo in page.select("img.logo__image"):
         logo["width"] = logo["height"] = "64"  # its shape is known before it is there: nothing jumps
     for icon in page.select('[class*="fa-"]'):
