@@ -136,6 +136,7 @@ _ROOT = """<!DOCTYPE html>
 <head>
 <meta charset="utf-8">
 <title>{name}</title>
+<link rel="icon" href="_static/logo.svg">
 <meta http-equiv="refresh" content="0; url={home}">
 {canonical}
 </head>
