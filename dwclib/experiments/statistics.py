@@ -29,9 +29,14 @@ class Interval(NamedTuple):
         return f"{self:.1f}"
 
     def __format__(self, digits: str) -> str:
-        """Write each number in its own way: ``f"{interval:+.2f}"``; what rounds to zero has no minus."""
-        sign, rest = re.fullmatch(r"([-+ ]?)(.*)", digits or ".1f").groups()  # type: ignore[union-attr]
-        mean, low, high = (format(number, f"{sign}z{rest}") for number in self)
+        """Write each number in its own way: ``f"{interval:+.2f}"``. What rounds to zero has no sign.
+
+        An interval that leaves zero out has one or two places more where these show it.
+        """
+        sign, least = re.fullmatch(r"([-+ ]?)\.(\d)f", digits or ".1f").groups()  # type: ignore[union-attr]
+        written = [[_written(number, sign, int(least) + more) for number in self] for more in range(3)]
+        apart = [texts for texts in written if float(texts[1]) and float(texts[2])]
+        mean, low, high = apart[0] if apart and not self.low <= 0 <= self.high else written[0]
         return f"{mean} [{low}, {high}]"
 
 
@@ -201,6 +206,11 @@ def in_words(
     if all(interval.low > 0 for interval in intervals):
         return more
     return less if all(interval.high < 0 for interval in intervals) else same
+
+
+def _written(number: float, sign: str, places: int) -> str:
+    text = f"{number:{sign}.{places}f}"
+    return text if float(text) else text.lstrip("+-")
 
 
 def _wider(values: Float[np.ndarray, "seeds queries"], drawn: Float[np.ndarray, " resamples"]) -> Interval:

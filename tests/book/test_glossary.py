@@ -34,6 +34,7 @@ TERMS = {
     "released-code": r"\b[Rr]eleased code\b",
     "spearmans-rank-correlation": r"\bSpearman\b",
     "students-t": r"\bStudent's t\b",
+    "train-mode-and-eval-mode": r"\b(train|eval) mode\b",
 }
 NOTEBOOKS = Book("smoke").notebooks
 

@@ -93,7 +93,8 @@ def test_the_whole_book_runs_with_the_smoke_profile(smoke_site):
 def test_every_page_has_the_books_icon(smoke_site):
     for path in smoke_site.rglob("*.html"):
         icon = BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser").select_one("link[rel~=icon]")
-        assert icon and (path.parent / icon["href"]).is_file(), path
+        assert icon, path
+        assert (path.parent / icon["href"]).is_file(), path
 
 
 @pytest.mark.parametrize("path", BOOK.notebooks, ids=lambda path: path.stem)

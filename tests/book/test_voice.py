@@ -39,8 +39,15 @@ def test_a_finding_is_a_sentence_with_number_unit_and_word(found):
 
 
 def test_an_interval_is_written_as_finely_as_asked():
-    assert f"{Interval(0.126, -0.004, 0.3):+.2f}" == "+0.13 [+0.00, +0.30]"
+    assert f"{Interval(0.126, -0.004, 0.3):+.2f}" == "+0.13 [0.00, +0.30]"
     assert f"{ABOVE}" == str(ABOVE) == "2.0 [1.0, 3.0]"
+
+
+def test_an_interval_that_leaves_zero_out_is_not_written_as_if_it_touched_it():
+    assert str(Interval(0.2, 0.03, 0.4)) == "0.20 [0.03, 0.40]"
+    assert f"{Interval(-0.003, -0.005, -0.0003):+.3f}" == "-0.0030 [-0.0050, -0.0003]"
+    assert str(Interval(5.0, 1e-9, 9.0)) == "5.0 [0.0, 9.0]"
+    assert str(Interval(0.0, 0.0, 0.0)) == "0.0 [0.0, 0.0]"
 
 
 def test_one_sentence_is_a_paragraph_and_several_are_a_list(monkeypatch):

@@ -1,4 +1,4 @@
-"""The trained runs that the book brings along are those of the stored rows, and of their configurations."""
+"""The rows that the book brings along are those of its grids, and the trained runs those of their rows."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ import pytest
 
 from dwclib.errors import ConfigError
 from dwclib.experiments import compute_row, load, publish, read_grid, rows
+from dwclib.experiments.grid import grid_names
+from dwclib.experiments.results import key_of
+from dwclib.experiments.store import FOLDER, missing
 from dwclib.training import runs
 from dwclib.training.runs import SHIPPED, Run, open_run, shared_run
 
@@ -18,6 +21,25 @@ PUBLISHED = {
     for grid in (read_grid(name, "laptop") for name in ("ablations-clip", "ablations-both"))
     for variant in grid.probed
 }
+
+
+@pytest.mark.parametrize("name", grid_names())
+def test_the_stored_rows_are_those_of_the_grid_made_by_todays_code(name):
+    grid = read_grid(name, "laptop")
+    stored = json.loads((FOLDER / name / "laptop.json").read_text())["rows"]
+    assert {key_of(row) for row in stored} == {cell.key for cell in grid.cells()}
+    assert missing(grid) == []
+
+
+def test_two_grids_that_train_the_same_run_have_the_same_ranks():
+    ranks: dict[str, list[dict[str, str]]] = {}
+    for name in grid_names():
+        for row in load(read_grid(name, "laptop")).rows:
+            run = json.dumps([row["config"], row["device"], row["versions"]], sort_keys=True)
+            ranks.setdefault(run, []).append(row["ranks"])
+    twice = [found for found in ranks.values() if len(found) > 1]
+    assert len(twice) > 10
+    assert all(found == twins[0] for twins in twice for found in twins)
 
 
 @pytest.mark.parametrize(("grid", "variant"), PUBLISHED)
