@@ -72,7 +72,7 @@ results: $(READY) check-profile ## compute the experiments' missing rows, keep w
 # One command a notebook and a benchmark, each of them under 9 minutes on a data-centre GPU; every one goes
 # on from what the ones before have left.
 GPU_NOTEBOOKS := 03 04 05 06 07 08 09 10 11 12 13 14 15 16
-GPU_GRIDS := power ablations-clip tuning longer noise ablations-both
+GPU_GRIDS := power ablations-clip tuning longer noise ablations-both tuning-both
 BENCHMARKS := step settings store ranking memory throughput
 gpu: $(addprefix gpu-grid-,$(GPU_GRIDS)) $(addprefix gpu-,$(GPU_NOTEBOOKS)) $(addprefix gpu-bench-,$(BENCHMARKS)) ## the gpu profile, and the benchmark on a GPU
 
