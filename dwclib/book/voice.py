@@ -68,7 +68,7 @@ def leaderboard(board: Mapping[str, Standing], *, over: str = "sum") -> HTML:
                 "runs": row.seeds,
                 **{measure: _marked(name, measure, found) for measure, found in row.measures.items()},
                 f"R@10, ahead of {over} by": f"{row.ahead.interval:+.1f}" if row.ahead else "",
-                "so it is": _so_it_is(row.ahead) if row.ahead else "",
+                "verdict": _so_it_is(row.ahead) if row.ahead else "",
             }
             for name, row in board.items()
         }

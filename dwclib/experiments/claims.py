@@ -160,7 +160,7 @@ TRIALS: Mapping[str, Trial] = {
     "gain": Trial(_recall_gain, "R@10", "*{better}* against *{worse}*"),
     "weight_follows_text": Trial(_weight_follows_text, "Spearman's correlation, sign turned", TEXT),
     "weight_follows_image": Trial(_weight_follows_image, "the weight", IMAGE),
-    "gap": Trial(_gap, "the distance", "the gap between {between}, *{wide}* against *{narrow}*"),
+    "gap": Trial(_gap, "a unit of length", "the gap between {between}, *{wide}* against *{narrow}*"),
     "streams": Trial(_streams, "R@10", "both streams of *{variant}* against the better one"),
 }
 
